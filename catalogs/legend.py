@@ -191,11 +191,11 @@ def check_class_names(names: Sequence[str]) -> None:
             )
         key = unicodedata.normalize("NFKC", name).strip().casefold()
         if key in first_by_key:
-            other = first_by_key[key]
+            first_name = first_by_key[key]
             problem = (
                 f"the class {name!r} is named more than once"
-                if other == name
-                else f"the classes {other!r} and {name!r} differ only by case or blanks"
+                if first_name == name
+                else f"the classes {first_name!r} and {name!r} differ only by case or blanks"
             )
             raise ValueError(f"{problem}: each class needs a name of its own.")
         first_by_key[key] = name

@@ -79,7 +79,7 @@ def unify_solar_days(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
     for group in group_passes(originals):
         days = [scene.solar_day for scene in group]
         modality, day = group[0].modality, min(days)
-        while any(_is_day_after(group, other) for other in dated.get((modality, day), ())):
+        while any(_is_day_after(group, earlier) for earlier in dated.get((modality, day), ())):
             day += dt.timedelta(days=1)
         dated.setdefault((modality, day), []).append(group)
         for scene, own_day in zip(group, days, strict=True):

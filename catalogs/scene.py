@@ -112,6 +112,10 @@ class Asset:
     """The item that it is from, where that is another than its scene's: an acquisition may have
     several items (catalogs.search.duplicates)."""
 
+    valid_share: float | None = field(default=None, compare=False)
+    """Share of a sample of pixels in the region that are valid, 0 to 1; None where none was read.
+    Not serialised."""
+
     def __post_init__(self) -> None:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
@@ -246,14 +250,14 @@ class Scene:
 
     def _sort_assets(self) -> dict[str, Asset]:
         """Return the assets in the order of the sensor's bands; raise for unknown bands."""
-        known = SENSORS[self.modality].bands
+        sensor_bands = SENSORS[self.modality].bands
         for band, asset in self.assets.items():
-            if band not in known or asset.band != band:
+            if band not in sensor_bands or asset.band != band:
                 raise ValueError(
                     f"Scene {self.id}: asset {asset.band!r} under the key {band!r}; "
-                    f"the bands of {self.modality} are {', '.join(known)}."
+                    f"the bands of {self.modality} are {', '.join(sensor_bands)}."
                 )
-        return {band: self.assets[band] for band in known if band in self.assets}
+        return {band: self.assets[band] for band in sensor_bands if band in self.assets}
 
     @property
     def solar_day(self) -> dt.date:
@@ -268,6 +272,25 @@ class Scene:
             raise ValueError(f"Scene {self.id} has no time, so it has no solar day.")
         hours = _mean_longitude(self.footprint["coordinates"]) / 15
         return (self.datetime + dt.timedelta(hours=hours)).date()
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether samples of pixels show that no pixel in the region can be used.
+
+        None can where no measured band of which pixels were read has a valid one, or where all
+        pixels are masked, as the scene classification has none.
+        """
+        if self.has_empty_classification:
+            return True
+        masks = SENSORS[self.modality].mask_bands
+        shares = [asset.valid_share for band, asset in self.assets.items() if band not in masks]
+        sampled = [share for share in shares if share is not None]
+        return bool(sampled) and not any(sampled)
+
+    @property
+    def has_empty_classification(self) -> bool:
+        """Return whether a sample of the scene classification (SCL) has no class in the region."""
+        return "SCL" in self.assets and self.assets["SCL"].valid_share == 0
 
     def select_bands(self, bands: Sequence[str]) -> Scene:
         """Return the scene with the assets of these bands only."""
@@ -355,10 +378,14 @@ class RejectedScene:
     share: float | None = None
     """Share of the searched region that its footprint covers, 0 to 1."""
 
+    replaced_by: str | None = None
+    """The scene of the same acquisition that is used in its place: its id, or ``collection/id``
+    where another scene has the same id."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caveat:
-    """What is missing or unclear about a scene, collection or input that is used all the same."""
+    """What is missing or unclear about a scene, collection or input, or why one is left out."""
 
     id: str
     """Id of the scene or collection, or name of the input."""

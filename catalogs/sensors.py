@@ -247,7 +247,7 @@ def choose_counted_sensor(modalities: Sequence[str]) -> str:
 
 def describe_unknown_sensor(name: str) -> str:
     """Return the message for a name that is no modality, with a suggestion where one is close."""
-    by_folded_name = {known.casefold(): known for known in SENSORS}
+    by_folded_name = {modality.casefold(): modality for modality in SENSORS}
     close = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
     hint = f" Did you mean {by_folded_name[close[0]]!r}?" if close else ""
     return f"unknown modality {name!r}.{hint} Known: {', '.join(SENSORS)}."

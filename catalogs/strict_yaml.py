@@ -25,7 +25,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    character: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
+    for character, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # ^ as a timestamp, 2024-02-30 would raise a ValueError of datetime without the key's name

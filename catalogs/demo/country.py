@@ -104,15 +104,16 @@ def _holds(folder: Path, seed: int, size: int) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     mark = folder / _MARK
-    wanted = {"seed": seed, "size": size, "version": VERSION}
+    requested = {"seed": seed, "size": size, "version": VERSION}
     if not mark.is_file():
         raise InvalidInputError(
             f"{folder} holds something else than a country; name a new or an empty folder"
         )
-    found = json.loads(mark.read_text(encoding="utf-8"))
-    if found != wanted:
+    present = json.loads(mark.read_text(encoding="utf-8"))
+    if present != requested:
         raise InvalidInputError(
-            f"{folder} holds the country {found}, not {wanted}; remove it or name another folder"
+            f"{folder} holds the country {present}, not {requested}; remove it or name another "
+            "folder"
         )
     return True
 

@@ -69,9 +69,9 @@ class _Layout:
     def best(self, code: int, score: Field, share: float, where: NDArray[np.bool_]) -> None:
         """Give a class the free pixels with the highest score, as many as its share is."""
         candidates = score[where & self.free & self.covered]
-        wanted = share * self.total / max(len(candidates), 1)
-        if len(candidates) and wanted > 0:
-            limit = np.quantile(candidates, max(0.0, 1 - wanted))
+        candidate_share = share * self.total / max(len(candidates), 1)
+        if len(candidates) and candidate_share > 0:
+            limit = np.quantile(candidates, max(0.0, 1 - candidate_share))
             self.take(code, where & (score >= limit))
 
 
@@ -154,8 +154,8 @@ def _villages(
     near = np.asarray(np.exp(-relief.distance / 40), np.float32)
     allowed = layout.free & (slope < 0.2) & (relief.above > 0.8) & (relief.rank < 0.85)
     inside = allowed & layout.covered
-    wanted = round(SHARES[BUILT] * layout.total)
-    villages = settlements.settle(suitable + 0.8 * near, inside, wanted, seed)
+    built_pixels = round(SHARES[BUILT] * layout.total)
+    villages = settlements.settle(suitable + 0.8 * near, inside, built_pixels, seed)
     layout.take(BUILT, villages.built)
     return villages
 

@@ -80,7 +80,7 @@ def read(path: Path | str) -> Provider:
     from catalogs.providers.schema import Provider  # noqa: PLC0415
     from catalogs.strict_yaml import StrictLoader  # noqa: PLC0415
 
-    # ^ these imports take half a second, which most commands do not need
+    # ^ these four imports take half a second, which most commands do not need
 
     file = Path(path).resolve()
     try:

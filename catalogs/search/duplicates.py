@@ -1,9 +1,10 @@
 """Several documents of one acquisition: they become one scene, or the fullest of them is used.
 
 Catalogs describe an acquisition more than once: in two collections, after reprocessing, or in parts
-with some of the bands each. The documents are compared by the wanted bands that they hold. Those of
-one processing baseline that cover the same ground are united band by band; of all others the one
-with the most wanted bands is used, and of equally full ones the newest.
+with some of the bands each. The documents are compared by the requested bands that they hold. Those
+of one processing baseline that cover the same ground are united band by band; of all others the one
+with the most requested bands is used, and of equally full ones the newest. A band whose sampled
+pixels are all nodata does not count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import shapely
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
@@ -25,15 +27,15 @@ if TYPE_CHECKING:
 
     from catalogs.scene import Asset, Scene
 
-    WantedBands = Callable[[Scene], Sequence[str]]
-    """Returns the bands of a scene's modality that are wanted, those that mask included."""
+    ListBands = Callable[[Scene], Sequence[str]]
+    """Returns the bands of a scene's modality that are requested, those that mask included."""
 
     RecencyKey = tuple[tuple[int, int], dt.datetime, str, str, str]
     """Baseline, time of processing, id, collection and provider."""
 
-    FullnessKey = tuple[int, bool, int, RecencyKey]
-    """Number of wanted bands, whether SCL is one, number of those with the smallest pixels, and
-    the recency."""
+    FullnessKey = tuple[int, bool, int, int, RecencyKey]
+    """Number of requested bands, whether SCL is one, tenths of the region with valid pixels, number
+    of bands with the smallest pixels, and the recency."""
 
 SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 """Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
@@ -50,13 +52,22 @@ _UNITED_FIELDS = ("cloud_cover", "orbit_state", "relative_orbit", "platform", "d
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedDocument:
+    """A document that is no scene of its own, with the reason."""
+
+    scene: Scene
+    reason: str
+
+    replacement: Scene | None = None
+    """The scene that is used in its place; None where there is none, or it supplies bands to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedDocuments:
     """The scenes that are left of several documents per acquisition."""
 
     scenes: tuple[Scene, ...]
-    rejected: tuple[tuple[Scene, str], ...]
-    """Documents that are no scene of their own, with the reason."""
-
+    rejected: tuple[RejectedDocument, ...]
     caveats: tuple[Caveat, ...]
 
 
@@ -67,21 +78,21 @@ def recency_key(scene: Scene) -> RecencyKey:
     return (baseline, processed, scene.id, scene.collection, scene.provider)
 
 
-def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
+def unite_documents(scenes: Iterable[Scene], list_bands: ListBands) -> ResolvedDocuments:
     """Unite the documents of one acquisition and baseline band by band.
 
-    The fullest document becomes the scene; wanted bands that it lacks, or has with larger pixels,
-    come from others that cover its ground, each with its own radiometry. Documents that supply
-    none, or cover more ground, are returned as well.
+    The fullest document becomes the scene; requested bands that it lacks, has without a valid
+    pixel, or with larger pixels, come from others that cover its ground, each with its own
+    radiometry. Documents that supply none, or cover more ground, are returned as well.
     """
     united: list[Scene] = []
-    rejected: list[tuple[Scene, str]] = []
+    rejected: list[RejectedDocument] = []
     caveats: list[Caveat] = []
     for group in _group_acquisitions(scenes):
-        waiting = sorted(group, key=_fullness_key(group, wanted_bands), reverse=True)
+        waiting = sorted(group, key=_fullness_key(group, list_bands), reverse=True)
         while waiting:
             main, *waiting = waiting
-            supplied = _supply_bands(main, waiting, group, wanted_bands(main))
+            supplied = _supply_bands(main, waiting, group, list_bands(main))
             donors = list({id(donor): donor for donor in supplied.values()}.values())
             united.append(_unite(main, supplied, donors))
             for donor in donors:
@@ -89,7 +100,7 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
                 if _covers(main, donor):
                     waiting = [scene for scene in waiting if scene is not donor]
                     reason = f"united with {_name(main, donor)}: it supplies {bands}"
-                    rejected.append((donor, reason))
+                    rejected.append(RejectedDocument(scene=donor, reason=reason))
                 caveats.append(
                     Caveat(
                         id=main.id,
@@ -100,29 +111,53 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
     return ResolvedDocuments(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
+def replace_superseded(scenes: Iterable[Scene], list_bands: ListBands) -> ResolvedDocuments:
     """Leave out the documents whose ground fuller or equally full, newer ones cover."""
     kept: list[Scene] = []
-    rejected: list[tuple[Scene, str]] = []
+    rejected: list[RejectedDocument] = []
     caveats: list[Caveat] = []
     for group in _group_acquisitions(scenes):
         remaining: list[Scene] = []
-        for scene in sorted(group, key=_fullness_key(group, wanted_bands), reverse=True):
-            others = [other for other in remaining if is_same_acquisition(scene, other)]
-            replacement = _find_replacement(scene, others)
+        for scene in sorted(group, key=_fullness_key(group, list_bands), reverse=True):
+            fuller_scenes = [fuller for fuller in remaining if is_same_acquisition(scene, fuller)]
+            replacement = _find_replacement(scene, fuller_scenes)
             if replacement is None:
                 remaining.append(scene)
                 continue
-            wanted = wanted_bands(scene)
-            gained = _missing_from(scene, replacement, wanted)
-            lost = _missing_from(replacement, scene, wanted)
-            rejected.append((scene, _describe_replacement(scene, replacement, gained)))
-            caveats += _describe_loss(scene, replacement, gained=gained, lost=lost)
+            comparison = _compare_bands(scene, replacement, list_bands(scene))
+            rejected.append(
+                RejectedDocument(
+                    scene=scene,
+                    reason=_describe_replacement(scene, replacement, comparison),
+                    replacement=replacement,
+                )
+            )
+            caveats += _describe_loss(scene, replacement, comparison)
         kept += remaining
     return ResolvedDocuments(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
+def find_twins(scenes: Iterable[Scene]) -> list[Scene]:
+    """Return the scenes that share acquisition and ground with another one, as documents do."""
+    twins: list[Scene] = []
+    for group in _group_acquisitions(scenes):
+        footprints = [shape(scene.footprint) for scene in group]
+        pairs = shapely.STRtree(footprints).query(footprints, predicate="intersects").T.tolist()
+        indices = {
+            index
+            for index, twin_index in pairs
+            if index != twin_index
+            and is_same_acquisition(group[index], group[twin_index])
+            and (
+                lonlat_geometry.nearly_covers(footprints[index], footprints[twin_index])
+                or lonlat_geometry.nearly_covers(footprints[twin_index], footprints[index])
+            )
+        }
+        twins += [scene for index, scene in enumerate(group) if index in indices]
+    return twins
+
+
+def choose_document(scenes: Sequence[Scene], list_bands: ListBands) -> ResolvedDocuments:
     """Return one scene for several documents that have the same collection and id.
 
     They are united where they can be. What is left of the others is not used, even if it is of
@@ -132,29 +167,33 @@ def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resol
         scenes, key=lambda scene: json.dumps(scene.to_dict(), sort_keys=True), reverse=True
     )
     # ^ recency_key does not order scenes of one id
-    united = unite_documents(ordered, wanted_bands)
-    chosen = max(united.scenes, key=_fullness_key(united.scenes, wanted_bands))
-    others = [scene for scene in united.scenes if scene is not chosen]
+    united = unite_documents(ordered, list_bands)
+    chosen = max(united.scenes, key=_fullness_key(united.scenes, list_bands))
+    unused = [scene for scene in united.scenes if scene is not chosen]
     caveats = [
         Caveat(id=chosen.id, text=f"another document of this id is not used: it {difference}")
         for difference in dict.fromkeys(
-            _describe_difference(scene, chosen, wanted_bands(scene)) for scene in others
+            _describe_difference(scene, chosen, list_bands(scene)) for scene in unused
         )
         if difference
     ]
+    reason = "another document of its id"
     return ResolvedDocuments(
         scenes=(chosen,),
-        rejected=(*united.rejected, *((scene, "another document of its id") for scene in others)),
+        rejected=(
+            *united.rejected,
+            *(RejectedDocument(scene=scene, reason=reason) for scene in unused),
+        ),
         caveats=(*united.caveats, *caveats),
     )
 
 
-def _describe_difference(scene: Scene, chosen: Scene, wanted: Sequence[str]) -> str:
+def _describe_difference(scene: Scene, chosen: Scene, bands: Sequence[str]) -> str:
     """Return what a document has that the chosen one of the same id has not; empty if nothing."""
     if not is_same_acquisition(scene, chosen) or _tile_key(scene) != _tile_key(chosen):
         time = "no time" if scene.datetime is None else f"{scene.datetime:%Y-%m-%dT%H:%M:%SZ}"
         return f"is of another acquisition ({time})"
-    lost = _missing_from(chosen, scene, wanted)
+    lost = _compare_bands(scene, chosen, bands).lost
     return f"also has {', '.join(lost)}, but of another processing or ground" if lost else ""
 
 
@@ -207,22 +246,37 @@ def _is_later_orbit(first: Scene, second: Scene) -> bool:
 # -- what a document holds ----------------------------------------------------------------------
 
 
-def _fullness_key(
-    group: Sequence[Scene], wanted_bands: WantedBands
-) -> Callable[[Scene], FullnessKey]:
-    """Return a key function: larger for a document with more wanted bands, then for a newer one.
+def _fullness_key(group: Sequence[Scene], list_bands: ListBands) -> Callable[[Scene], FullnessKey]:
+    """Return a key function: larger for a document with more requested bands, then for a newer one.
 
-    Of as many bands, those with a scene classification are preferred: without one, clouds are
-    taken for ground. Bands with larger pixels than in another document count less.
+    Bands without a valid pixel do not count, and none does where the scene classification has no
+    class, as it masks all. Of as many bands, those with a classification are preferred: without
+    one, clouds are taken for ground. Then those with more valid pixels, and with smaller ones.
     """
     finest = _finest_pixel_sizes(group)
 
     def key(scene: Scene) -> FullnessKey:
-        held = [scene.assets[band] for band in wanted_bands(scene) if band in scene.assets]
-        fine = sum(not _is_coarse(asset, finest) for asset in held)
-        return (len(held), "SCL" in scene.assets, fine, recency_key(scene))
+        bands = [] if scene.has_empty_classification else list_bands(scene)
+        held_assets = [scene.assets[band] for band in bands if _holds(scene, band)]
+        return (
+            len(held_assets),
+            _holds(scene, "SCL"),
+            sum(_count_valid_tenths(asset) for asset in held_assets),
+            sum(not _is_coarse(asset, finest) for asset in held_assets),
+            recency_key(scene),
+        )
 
     return key
+
+
+def _holds(scene: Scene, band: str) -> bool:
+    """Return whether a document has a band, with a valid pixel in the region as far as is known."""
+    return band in scene.assets and scene.assets[band].valid_share != 0
+
+
+def _count_valid_tenths(asset: Asset) -> int:
+    """Return in how many tenths of the region an asset has pixels; all where none was read."""
+    return 10 if asset.valid_share is None else round(10 * asset.valid_share)
 
 
 def _finest_pixel_sizes(scenes: Iterable[Scene]) -> dict[tuple[str, int | None], float]:
@@ -250,30 +304,58 @@ def _is_coarse(asset: Asset, finest: Mapping[tuple[str, int | None], float]) -> 
     return size is not None and size > SAME_PIXEL_SIZE_RATIO * finest[asset.band, asset.epsg]
 
 
-def _missing_from(scene: Scene, other: Scene, wanted: Sequence[str]) -> list[str]:
-    """Return the wanted bands that a scene lacks and another one has."""
-    return [band for band in wanted if band in other.assets and band not in scene.assets]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BandComparison:
+    """The bands of a document that is not used, compared with those of the one that is."""
+
+    missing: tuple[str, ...]
+    """Bands that it lacks and the used one has."""
+
+    empty: tuple[str, ...]
+    """Bands in which it has no valid pixel in the region, and the used one has some."""
+
+    sparse: tuple[str, ...]
+    """Bands in which it has fewer valid pixels in the region than the used one."""
+
+    lost: tuple[str, ...]
+    """Bands that the used one lacks, or has without a valid pixel, and it has."""
+
+
+def _compare_bands(scene: Scene, used: Scene, bands: Sequence[str]) -> _BandComparison:
+    """Compare a document that is not used with the one that is, by the requested bands."""
+    shared = [band for band in bands if band in scene.assets and _holds(used, band)]
+    fewer = [
+        band
+        for band in shared
+        if _count_valid_tenths(scene.assets[band]) < _count_valid_tenths(used.assets[band])
+    ]
+    return _BandComparison(
+        missing=tuple(band for band in bands if _holds(used, band) and band not in scene.assets),
+        empty=tuple(band for band in shared if not _holds(scene, band)),
+        sparse=tuple(band for band in fewer if _holds(scene, band)),
+        lost=tuple(band for band in bands if _holds(scene, band) and not _holds(used, band)),
+    )
 
 
 # -- uniting ------------------------------------------------------------------------------------
 
 
 def _supply_bands(
-    main: Scene, others: Sequence[Scene], group: Sequence[Scene], wanted: Sequence[str]
+    main: Scene, documents: Sequence[Scene], group: Sequence[Scene], bands: Sequence[str]
 ) -> dict[str, Scene]:
     """Return the documents that supply what a scene lacks, by band; fuller documents first."""
     finest = _finest_pixel_sizes(group)
     lacking = [
-        band for band in wanted if band not in main.assets or _is_coarse(main.assets[band], finest)
+        band for band in bands if not _holds(main, band) or _is_coarse(main.assets[band], finest)
     ]
     if not lacking:
         return {}
-    candidates = [other for other in others if _can_supply(other, main)]
+    candidates = [document for document in documents if _can_supply(document, main)]
     supplied: dict[str, Scene] = {}
     for band in lacking:
-        holders = [other for other in candidates if band in other.assets]
+        holders = [document for document in candidates if _holds(document, band)]
         holders.sort(key=lambda holder: _is_coarse(holder.assets[band], finest))
-        if holders and (band not in main.assets or not _is_coarse(holders[0].assets[band], finest)):
+        if holders and (not _holds(main, band) or not _is_coarse(holders[0].assets[band], finest)):
             supplied[band] = holders[0]
     return supplied
 
@@ -291,8 +373,8 @@ def _can_supply(donor: Scene, main: Scene) -> bool:
     return _covers(donor, main)
 
 
-def _covers(scene: Scene, other: Scene) -> bool:
-    return lonlat_geometry.nearly_covers(shape(scene.footprint), shape(other.footprint))
+def _covers(scene: Scene, covered: Scene) -> bool:
+    return lonlat_geometry.nearly_covers(shape(scene.footprint), shape(covered.footprint))
 
 
 def _radiometries(scene: Scene) -> set[tuple[float, float, str]]:
@@ -343,30 +425,47 @@ def _find_replacement(scene: Scene, fuller_scenes: Sequence[Scene]) -> Scene | N
     return max(ranked, key=lambda pair: (pair[0], recency_key(pair[1])))[1]
 
 
-def _describe_replacement(scene: Scene, replacement: Scene, gained: Sequence[str]) -> str:
+def _describe_replacement(scene: Scene, replacement: Scene, comparison: _BandComparison) -> str:
     is_newer = recency_key(replacement)[:2] > recency_key(scene)[:2]
     relation = "reprocessed as" if is_newer else "the same acquisition as"
-    addition = f", which also has {', '.join(gained)}" if gained else ""
-    return f"{relation} {_name(replacement, scene)}{addition}"
+    addition = f", which also has {', '.join(comparison.missing)}" if comparison.missing else ""
+    pixels = _describe_pixels(comparison)
+    return f"{relation} {_name(replacement, scene)}{addition}{pixels and f'; it {pixels}'}"
 
 
 def _describe_loss(
-    scene: Scene, replacement: Scene, *, gained: Sequence[str], lost: Sequence[str]
+    scene: Scene, replacement: Scene, comparison: _BandComparison
 ) -> Iterator[Caveat]:
     """Yield what a scene that is used lacks, or is older than, beside the one that it replaces."""
-    is_older = recency_key(replacement)[:2] < recency_key(scene)[:2]
-    if is_older and gained:
+    age = recency_key(scene)[:2]
+    is_newer, is_older = age > recency_key(replacement)[:2], age < recency_key(replacement)[:2]
+    lacks = f"lacks {', '.join(comparison.missing)}" if is_newer and comparison.missing else ""
+    pixels = "" if is_older else _describe_pixels(comparison)
+    if lacks or pixels:
         yield Caveat(
             id=replacement.id,
-            text=f"used in place of the newer {_name(scene, replacement)}, which lacks "
-            f"{', '.join(gained)}",
+            text=f"used in place of {'the newer ' * is_newer}{_name(scene, replacement)}, which "
+            f"{' and '.join(filter(None, (lacks, pixels)))}",
         )
-    if lost:
+    if comparison.lost:
         yield Caveat(
             id=replacement.id,
-            text=f"{', '.join(lost)} of {_name(scene, replacement)} not used: another processing "
-            "of the acquisition",
+            text=f"{', '.join(comparison.lost)} of {_name(scene, replacement)} not used: another "
+            "processing of the acquisition",
         )
+
+
+def _describe_pixels(comparison: _BandComparison) -> str:
+    """Return why the pixels of a document are worse than those of the used one; empty if not."""
+    clauses = (
+        f"has {quantity} in the region in {', '.join(bands)}"
+        for quantity, bands in (
+            ("no valid pixel", comparison.empty),
+            ("fewer valid pixels", comparison.sparse),
+        )
+        if bands
+    )
+    return " and ".join(clauses)
 
 
 def _name(scene: Scene, beside: Scene) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from catalogs import lonlat_geometry, passes
 from catalogs.passes import sort_key
 from catalogs.scene import Caveat, RejectedScene
 from catalogs.search import duplicates
-from catalogs.search.duplicates import recency_key
+from catalogs.search.duplicates import RejectedDocument, recency_key
 from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from catalogs.scene import Scene
 
-__all__ = ["IdFilter", "Selection", "recency_key", "select_scenes"]
+__all__ = ["IdFilter", "Selection", "list_names", "recency_key", "select_scenes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,8 @@ class IdFilter:
 
     def find_unknown(self, scenes: Iterable[Scene | RejectedScene]) -> tuple[str, ...]:
         """Return the names that no scene of a search has."""
-        known = {name for scene in scenes for name in _names(scene)}
-        return tuple(name for name in (*self.include, *self.exclude) if name not in known)
+        scene_names = {name for scene in scenes for name in list_names(scene)}
+        return tuple(name for name in (*self.include, *self.exclude) if name not in scene_names)
 
     def check(self, scenes: Iterable[Scene]) -> Callable[[Scene], str | None]:
         """Return a function that returns why one of these scenes is left out, or None."""
@@ -59,12 +60,13 @@ class IdFilter:
         return find_reason
 
 
-def _names(scene: Scene | RejectedScene) -> tuple[str, str]:
+def list_names(scene: Scene | RejectedScene) -> tuple[str, str]:
+    """Return the names by which a job includes or excludes a scene."""
     return (scene.id, f"{scene.collection}/{scene.id}")
 
 
 def _is_named(scene: Scene, names: Collection[str]) -> bool:
-    return any(name in names for name in _names(scene))
+    return any(name in names for name in list_names(scene))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ def select_scenes(
         ids: The scenes that the job includes or excludes by name.
     """
 
-    def list_wanted_bands(scene: Scene) -> list[str]:
+    def list_used_bands(scene: Scene) -> list[str]:
         masks = [band for band in get_sensor(scene.modality).mask_bands if band in mask_bands]
         return list(dict.fromkeys((*_requested_bands(scene, bands), *masks)))
 
@@ -119,7 +121,7 @@ def select_scenes(
     candidates, rejected = _split_by_reason(
         ordered, lambda scene: check_id(scene) or _check_region(scene, region)
     )
-    united = duplicates.unite_documents(candidates, list_wanted_bands)
+    united = duplicates.unite_documents(candidates, list_used_bands)
     candidates, unsuitable = _split_by_reason(
         united.scenes,
         lambda scene: (
@@ -128,14 +130,15 @@ def select_scenes(
             or _check_cloud_cover(scene, max_cloud_cover)
         ),
     )
-    current = duplicates.replace_superseded(candidates, list_wanted_bands)
+    current = duplicates.replace_superseded(candidates, list_used_bands)
     surplus = {id(scene): reason for scene, reason in _find_surplus(current.scenes, max_passes)}
     candidates, unneeded = _split_by_reason(
         sorted(current.scenes, key=sort_key), lambda scene: surplus.get(id(scene))
     )
     used = passes.unify_solar_days(candidates)
     rejected += [*united.rejected, *unsuitable, *current.rejected, *unneeded]
-    refused = (_reject_scene(scene, reason, region) for scene, reason in rejected)
+    id_counts = Counter(scene.id for scene in ordered)
+    refused = (_reject_scene(document, region, id_counts) for document in rejected)
     used_ids = {scene.id for scene in used}
     return Selection(
         used=used,
@@ -158,27 +161,33 @@ def select_scenes(
 
 def _split_by_reason(
     scenes: Iterable[Scene], find_reason: Callable[[Scene], str | None]
-) -> tuple[list[Scene], list[tuple[Scene, str]]]:
+) -> tuple[list[Scene], list[RejectedDocument]]:
     """Return the scenes without a reason to reject them, and the others with theirs."""
     kept: list[Scene] = []
-    rejected: list[tuple[Scene, str]] = []
+    rejected: list[RejectedDocument] = []
     for scene in scenes:
         reason = find_reason(scene)
         if reason is None:
             kept.append(scene)
         else:
-            rejected.append((scene, reason))
+            rejected.append(RejectedDocument(scene=scene, reason=reason))
     return kept, rejected
 
 
-def _reject_scene(scene: Scene, reason: str, region: Any) -> RejectedScene:
+def _reject_scene(
+    document: RejectedDocument, region: Any, id_counts: Mapping[str, int]
+) -> RejectedScene:
+    scene, replacement = document.scene, document.replacement
     return RejectedScene(
         id=scene.id,
-        reason=reason,
+        reason=document.reason,
         collection=scene.collection,
         modality=scene.modality,
         day=None if scene.datetime is None else scene.solar_day.isoformat(),
         share=round(lonlat_geometry.covered_fraction(shape(scene.footprint), region), 4),
+        replaced_by=(
+            None if replacement is None else list_names(replacement)[id_counts[replacement.id] > 1]
+        ),
     )
 
 
@@ -270,7 +279,8 @@ def _find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[S
     Within an MGRS tile, passes are ordered by cloud cover (unknown last), then time, then id. A
     pass is dropped as a whole, and only where clearer ones cover its footprint in the tile
     ``max_passes`` times, except for slivers (see lonlat_geometry.MAX_SLIVER_WIDTH). So every point
-    keeps at least ``max_passes`` passes, or all that it has. Radar and elevation scenes are kept.
+    keeps at least ``max_passes`` passes, or all that it has. Scenes that are known to be empty
+    cover nothing. Radar and elevation scenes are kept.
     """
     optical = sorted(
         (scene for scene in scenes if get_sensor(scene.modality).group == "optical"), key=_mgrs_key
@@ -279,8 +289,10 @@ def _find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[S
         covered = [shapely.Polygon()] * max_passes
         # ^ the area that at least one, two, … passes cover
         for pass_scenes in sorted(passes.group_passes(group), key=_cloud_cover_key):
-            area = lonlat_geometry.union(shape(scene.footprint) for scene in pass_scenes)
-            if lonlat_geometry.nearly_covers(covered[-1], area):
+            area = lonlat_geometry.union(
+                shape(scene.footprint) for scene in pass_scenes if not scene.is_empty
+            )
+            if not area.is_empty and lonlat_geometry.nearly_covers(covered[-1], area):
                 yield from pass_scenes
                 continue
             for level in range(max_passes - 1, 0, -1):

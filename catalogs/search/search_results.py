@@ -15,7 +15,7 @@ from catalogs.scene import RejectedScene
 from catalogs.search import duplicates
 from catalogs.sensors import get_sensor
 from catalogs.stac import item
-from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
+from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS, UnusableItemError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -109,16 +109,21 @@ class ModalityResults:
     def _matches_query(self, key: ItemKey, document: Mapping[str, Any], area: Any) -> bool:
         """Return whether an item touches the region and lies in the period.
 
-        Where an item contradicts itself, either of its statements may make it match.
+        Where an item contradicts itself, either of its statements may make it match. A wrong time
+        matters only of an item that touches the region.
         """
-        time = item.read_datetime(document)
         self.bounds.append(area.bounds)
+        is_in_region = self._touches_region(document, area)
+        try:
+            time = item.read_datetime(document)
+        except UnusableItemError:
+            if is_in_region:
+                raise
+            return False
         if time is not None:
             self.times.append(time)
-        if not shapely.intersects(self.region, area):
-            other = item.find_other_footprint(document, area)
-            if other is None or not shapely.intersects(self.region, other.area):
-                return False
+        if not is_in_region:
+            return False
         if time is not None:
             self.times_over_region[key] = time
         if self.time_range is None or time is None:
@@ -129,6 +134,14 @@ class ModalityResults:
         days = item.read_product_days(document)
         is_contradicted = days is not None and not days[0] <= time <= days[1]
         return days is not None and is_contradicted and days[0] <= end and start <= days[1]
+
+    def _touches_region(self, document: Mapping[str, Any], area: Any) -> bool:
+        if shapely.intersects(self.region, area):
+            return True
+        other_footprint = item.find_other_footprint(document, area)
+        return other_footprint is not None and bool(
+            shapely.intersects(self.region, other_footprint.area)
+        )
 
     def _add_document(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
         parsed = item.parse(

@@ -73,10 +73,11 @@ class StacApi:
             names = quote(collection, safe=""), quote(item_id, safe="")
             root = href_policy.redact(self.url).rstrip("/")
             return f"{root}/collections/{names[0]}/items/{names[1]}"
-        own = static_catalog.get_self_href(document)
-        if own is None or urlsplit(own).netloc.lower() != urlsplit(self.url).netloc.lower():
+        self_href = static_catalog.get_self_href(document)
+        host = urlsplit(self.url).netloc.lower()
+        if self_href is None or urlsplit(self_href).netloc.lower() != host:
             return None
-        return href_policy.redact(own)
+        return href_policy.redact(self_href)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -245,8 +245,9 @@ class _Walker:
         if reason:
             self.result.incomplete_reasons.append(reason)
         for feature in features:
-            own = get_self_href(feature)
-            href = href_policy.redact(own) if own and href_policy.is_remote(own) else None
+            self_href = get_self_href(feature)
+            is_url = self_href is not None and href_policy.is_remote(self_href)
+            href = href_policy.redact(self_href) if self_href and is_url else None
             self._add_item(feature, _get_feature_base(feature, location), parent, href)
 
     def _add_item(self, item: Any, base: str, parent: str | None, href: str | None) -> None:
@@ -292,9 +293,9 @@ class _Walker:
     def _belongs_to_other_provider(self, link: Mapping[str, Any]) -> bool:
         path = urlsplit(link["href"]).path.split("/")
         names = {str(link.get("title")), path[-2] if len(path) > 1 else ""}
-        others = names & (set(providers.list_names()) - {self.policy.provider.name})
-        self.result.skipped_children |= others
-        return bool(others)
+        other_providers = names & (set(providers.list_names()) - {self.policy.provider.name})
+        self.result.skipped_children |= other_providers
+        return bool(other_providers)
 
 
 def _describe_missing_pages(location: str, document: Mapping[str, Any], count: int) -> str:
@@ -336,8 +337,8 @@ def _get_feature_base(feature: Any, location: str) -> str:
     That is the address which it states as its own, as in an ItemCollection that pystac saves;
     beside a file on this machine that holds the rasters, it is the file.
     """
-    own = get_self_href(feature)
-    if own is None:
+    self_href = get_self_href(feature)
+    if self_href is None:
         return location
     assets = feature.get("assets")
     hrefs = [
@@ -349,7 +350,7 @@ def _get_feature_base(feature: Any, location: str) -> str:
     is_beside = not href_policy.is_remote(location) and any(
         isinstance(href, str) and (folder / href).exists() for href in hrefs
     )
-    return location if is_beside else own
+    return location if is_beside else self_href
 
 
 def _get_links(location: str, document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -87,8 +87,8 @@ def select_assets(
     selected = {}
     for band, candidates in collection.names.items():
         for candidate in candidates:
-            same = names_by_folded.get(candidate.casefold(), [])
-            name = candidate if candidate in assets or len(same) != 1 else same[0]
+            spellings = names_by_folded.get(candidate.casefold(), [])
+            name = candidate if candidate in assets or len(spellings) != 1 else spellings[0]
             asset = assets.get(name)
             if isinstance(asset, Mapping) and _count_bands(asset) == 1:
                 selected[band] = asset

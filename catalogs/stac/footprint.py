@@ -53,12 +53,12 @@ def find_other_footprint(item: Mapping[str, Any], area: Any) -> OtherFootprint |
         item: A STAC item.
         area: Its footprint.
     """
-    others = dict(_iterate_contradictions(item, area))
-    if not others:
+    contradicting_areas = dict(_iterate_contradictions(item, area))
+    if not contradicting_areas:
         return None
-    names = " and ".join(["geometry" if item.get("geometry") else "bbox", *others])
+    names = " and ".join(["geometry" if item.get("geometry") else "bbox", *contradicting_areas])
     return OtherFootprint(
-        area=lonlat_geometry.union(others.values()),
+        area=lonlat_geometry.union(contradicting_areas.values()),
         caveat=f"its {names} contradict each other: its files show where it lies",
     )
 
@@ -141,12 +141,12 @@ def _find_contradicting_raster(
     item: Mapping[str, Any], area: Any, *, any_raster: bool
 ) -> AssetProjection | None:
     """Return the first stated raster if a footprint exceeds all of them, or any one at all."""
-    first = None
+    first_raster = None
     for raster in _iterate_stated_rasters(item):
         if not any_raster and not exceeds_raster(area, raster):
             return None
-        first = first or raster
-    return first
+        first_raster = first_raster or raster
+    return first_raster
 
 
 def _bounds_differ(area: Any, bbox: Any) -> bool:
@@ -159,8 +159,8 @@ def _bounds_differ(area: Any, bbox: Any) -> bool:
         max(MIN_BBOX_TOLERANCE, BBOX_TOLERANCE * side) for side in (east - west, north - south)
     ]
     return any(
-        abs(first - second) > margins[index % 2]
-        for index, (first, second) in enumerate(zip(area.bounds, bbox.bounds, strict=True))
+        abs(area_bound - bbox_bound) > margins[index % 2]
+        for index, (area_bound, bbox_bound) in enumerate(zip(area.bounds, bbox.bounds, strict=True))
     )
 
 

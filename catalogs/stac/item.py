@@ -184,7 +184,7 @@ def parse(
         for band, asset in assets.items()
     }
     processed, time_caveat = properties.read_processing_time(item)
-    other = footprint.find_other_footprint(item, area)
+    other_footprint = footprint.find_other_footprint(item, area)
     scene = Scene(
         id=item["id"],
         collection=collection_id if isinstance(collection_id, str) else "",
@@ -192,7 +192,9 @@ def parse(
         modality=modality,
         datetime=sensing_time,
         footprint=lonlat_geometry.to_geojson(area),
-        other_footprint=lonlat_geometry.to_geojson(other.area) if other else None,
+        other_footprint=(
+            lonlat_geometry.to_geojson(other_footprint.area) if other_footprint else None
+        ),
         bbox=_read_bbox(item),
         platform=properties.read_platform(item),
         datatake=properties.read_datatake(item),
@@ -220,7 +222,7 @@ def parse(
     )
     range_caveat = properties.describe_time_range(item) if sensor.is_temporal else None
     caveats = {time_caveat, range_caveat, *(claim.caveat for claim in radiometries.values())}
-    caveats.add(other.caveat if other else None)
+    caveats.add(other_footprint.caveat if other_footprint else None)
     return ParsedItem(scene=scene, caveats=tuple(sorted(text for text in caveats if text)))
 
 
@@ -302,8 +304,8 @@ def _select_href(asset: Mapping[str, Any], band: str, preferred_scheme: str) -> 
         )
     stated = asset.get("href")
     alternates = asset.get("alternate")
-    others = alternates.values() if isinstance(alternates, Mapping) else ()
-    hrefs = [stated, *(entry.get("href") for entry in others if isinstance(entry, Mapping))]
+    entries = alternates.values() if isinstance(alternates, Mapping) else ()
+    hrefs = [stated, *(entry.get("href") for entry in entries if isinstance(entry, Mapping))]
     texts = [href for href in hrefs if isinstance(href, str) and href]
     if not texts:
         raise UnusableItemError(f"its {band} has no href")

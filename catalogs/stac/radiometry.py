@@ -101,10 +101,10 @@ def parse_asset(
 
 def implied_offset(baseline: str | None) -> float | None:
     """Return the reflectance offset that a processing baseline implies; None where unknown."""
-    known = providers.parse_baseline(baseline)
-    if known is None:
+    numbers = providers.parse_baseline(baseline)
+    if numbers is None:
         return None
-    return BASELINE_OFFSET if known >= FIRST_OFFSET_BASELINE else 0.0
+    return BASELINE_OFFSET if numbers >= FIRST_OFFSET_BASELINE else 0.0
 
 
 def _read_stated_values(asset: Mapping[str, Any], band: str) -> StatedValues:
@@ -169,18 +169,17 @@ def _resolve_offset(
     """Return the reflectance offset, and a caveat where the catalog is unclear about it."""
     if isinstance(collection.offset, float):
         return collection.offset, None
-    known = implied_offset(baseline)
-    implied = known or 0.0
+    implied = implied_offset(baseline)
     if collection.offset == "removed":
         return 0.0, _removed_offset_caveat(item, stated, baseline if implied else None)
     if collection.offset == "stated-or-baseline" and stated is not None:
-        if known is None or math.isclose(stated, implied, abs_tol=1e-9):
+        if implied is None or math.isclose(stated, implied, abs_tol=1e-9):
             return stated, None
         return stated, (
             f"states an offset of {stated:g} although baseline {baseline} implies {implied:g}: "
             "taken as stated"
         )
-    if known is None:
+    if implied is None:
         return 0.0, "states neither an offset nor a baseline: taken as 0"
     return implied, None
 

@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar
 from catalogs import snapshot
 from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Caveat, RejectedScene, Scene
+from catalogs.search import duplicates
 from catalogs.search.scene_selection import Selection
 from catalogs.sensors import get_sensor
 from flows.observe.progress import Progress
-from pipeline.quality import asset_check, header_check, radiometry_check
+from pipeline.quality import asset_check, header_check, radiometry_check, valid_pixels
 from pipeline.quality.header_check import SettledScene
 from pipeline.quality.radiometry_check import Verdict
 from pipeline.reading import asset_opener
@@ -42,8 +43,12 @@ class CheckedSelection:
     """A selection of scenes, and the verdicts on their pixels."""
 
     selection: Selection
+    unusable: tuple[RejectedScene, ...] = ()
+    """Scenes that their files forbid to use; the selection has them among the refused ones."""
+
     caveats: tuple[Caveat, ...] = ()
-    """What the catalog states otherwise than the files, and contradicted scenes that are used."""
+    """What the catalog states otherwise than the files, bands without a valid pixel, and
+    contradicted scenes that are used."""
 
     verdict_counts: Mapping[str, int]
     """Verdict → number of the scenes used; empty where pixels were not read."""
@@ -56,8 +61,11 @@ class CheckOptions:
     bands: Mapping[str, Sequence[str]]
     """Modality → bands that are used, masks included."""
 
-    region: Any
+    searched_region: Any
     """Shapely area in longitude and latitude that the scenes are used for."""
+
+    mapped_region: Any
+    """The part of it that the product shows, without what a model needs around it."""
 
     proof: Literal["refuse", "warn", "off"]
     """What a contradiction of pixels leads to; off = pixels are not read."""
@@ -92,6 +100,8 @@ def select_checked_scenes(
     A refused scene may have replaced an older processing of the same acquisition, and a settled one
     may lie elsewhere. Therefore the selection is repeated until every selected scene is checked.
     The items that a scene is united from are checked one by one, as each has its own radiometry.
+    Where there are several documents of one acquisition, a sample of the pixels of those that are
+    used is read, whatever ``proof`` is: without valid pixels a document takes no other's place.
 
     Args:
         candidates: the scenes that the search found.
@@ -103,7 +113,11 @@ def select_checked_scenes(
         AssetReadError: a file cannot be read.
         InvalidInputError: a file is no raster.
     """
-    checks = _Checks(options=options, progress=progress)
+    checks = _Checks(
+        options=options,
+        progress=progress,
+        twins=frozenset(map(_key, duplicates.find_twins(candidates))),
+    )
     checks.settle([scene for scene in candidates if scene.other_footprint is not None])
     while True:
         selection = select_scenes(
@@ -117,7 +131,7 @@ def select_checked_scenes(
         unsettled = {_key(document) for document in documents} - checks.settled.keys()
         if unsettled:
             checks.settle([scene for scene in candidates if _key(scene) in unsettled])
-        elif not checks.prove(documents):
+        elif not (checks.sample(documents) or checks.prove(documents)):
             break
     return CheckedSelection(
         selection=replace(
@@ -125,6 +139,7 @@ def select_checked_scenes(
             used=_note_catalog_digests(candidates, selection.used),
             refused=(*checks.refused.values(), *selection.refused),
         ),
+        unusable=tuple(checks.refused.values()),
         caveats=tuple(checks.iterate_caveats(documents)),
         verdict_counts=checks.count_verdicts(selection.used),
     )
@@ -136,10 +151,14 @@ class _Checks:
 
     options: CheckOptions
     progress: Progress
+    twins: frozenset[SceneKey]
+    """Candidates of whose acquisition there are other documents."""
+
     settled: dict[SceneKey, SettledScene] = field(default_factory=dict)
     refused: dict[SceneKey, RejectedScene] = field(default_factory=dict)
     verdicts: dict[_DocumentKey, Verdict] = field(default_factory=dict)
     enlarged: set[SceneKey] = field(default_factory=set)
+    sampled: set[_DocumentKey] = field(default_factory=set)
 
     def settle(self, scenes: Sequence[Scene]) -> None:
         """Settle scenes by the headers of their files."""
@@ -147,7 +166,7 @@ class _Checks:
             "headers",
             scenes,
             lambda batch, threads: header_check.check_scenes(
-                batch, self._select_bands, region=self.options.region, threads=threads
+                batch, self._select_bands, region=self.options.searched_region, threads=threads
             ),
             self.progress,
         )
@@ -162,6 +181,39 @@ class _Checks:
         probes = () if self.options.proof == "off" else radiometry_check.select_probe_bands(scene)
         return tuple(dict.fromkeys([*self.options.bands[scene.modality], *probes]))
 
+    def sample(self, documents: Sequence[Scene]) -> bool:
+        """Sample the pixels of twins among documents; return whether the selection may change."""
+        unsampled = [
+            document
+            for document in documents
+            if _key(document) in self.twins and _document_key(document) not in self.sampled
+        ]
+        samples = _call_in_batches(
+            "samples",
+            [scene.select_bands(self.options.bands[scene.modality]) for scene in unsampled],
+            lambda batch, threads: valid_pixels.sample_scenes(
+                batch, self.options.mapped_region, threads=threads
+            ),
+            self.progress,
+        )
+        self.sampled |= {_document_key(document) for document in unsampled}
+        shares = {
+            _key(sample): {band: asset.valid_share for band, asset in sample.assets.items()}
+            for sample in samples
+        }
+        for key, shares_by_band in shares.items():
+            self._note_valid_shares(key, shares_by_band)
+        return any(set(bands.values()) - {None, 1.0} for bands in shares.values())
+
+    def _note_valid_shares(self, key: SceneKey, shares: Mapping[str, float | None]) -> None:
+        """Note band → share of valid pixels in the settled scene of a document."""
+        result = self.settled[key]
+        assets = {
+            band: replace(asset, valid_share=shares[band]) if band in shares else asset
+            for band, asset in result.scene.assets.items()
+        }
+        self.settled[key] = replace(result, scene=replace(result.scene, assets=assets))
+
     def prove(self, documents: Sequence[Scene]) -> bool:
         """Compare documents with their pixels; return whether the selection may change."""
         if self.options.proof == "off":
@@ -172,14 +224,16 @@ class _Checks:
         verdicts = _call_in_batches(
             "radiometry",
             unproved,
-            lambda batch, threads: radiometry_check.check_scenes(batch, threads=threads),
+            lambda batch, threads: radiometry_check.check_scenes(
+                batch, region=self.options.mapped_region, threads=threads
+            ),
             self.progress,
         )
         self.verdicts |= {
             _document_key(document): verdict
             for document, verdict in zip(unproved, verdicts, strict=True)
         }
-        is_changed = self._enlarge_footprints(documents)
+        is_changed = self._enlarge_footprints(documents) | self._note_empty_bands(unproved)
         if self.options.proof == "warn":
             return is_changed
         contradicted = {
@@ -207,6 +261,20 @@ class _Checks:
         self.enlarged |= enlarged
         return bool(enlarged)
 
+    def _note_empty_bands(self, documents: Sequence[Scene]) -> bool:
+        """Note the bands that thumbnails show to be empty; return whether there are any.
+
+        Where a document was sampled, the sample counts, as it has smaller pixels.
+        """
+        empty_bands = {
+            _key(document): self.verdicts[_document_key(document)].empty_bands
+            for document in documents
+            if _document_key(document) not in self.sampled
+        }
+        for key, bands in empty_bands.items():
+            self._note_valid_shares(key, dict.fromkeys(bands, 0.0))
+        return any(empty_bands.values())
+
     def _find_contradiction(self, document: Scene) -> str | None:
         """Return why pixels forbid to use a document; None if they do not."""
         verdict = self.verdicts[_document_key(document)]
@@ -226,6 +294,9 @@ class _Checks:
         for document in documents:
             verdict = self.verdicts.get(_document_key(document))
             texts = list(self.settled[_key(document)].caveats)
+            empty = [band for band, asset in document.assets.items() if asset.valid_share == 0]
+            if empty:
+                texts.append(f"no valid pixel in the region in {', '.join(empty)}, by a sample")
             if verdict is not None and verdict.status == "contradicts":
                 texts.append(verdict.reason)
             yield from (Caveat(id=document.id, text=text) for text in texts)

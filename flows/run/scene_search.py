@@ -34,6 +34,9 @@ from pipeline.quality import completeness
 MAX_LISTED_IDS = 5
 """Unknown ids that a caveat lists."""
 
+MAX_LISTED_REASONS = 5
+"""Reasons why items of an input cannot be used that are listed; a search and a plan have all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneSearchResult:
@@ -105,7 +108,8 @@ def search_scenes(
     if check_files:
         options = CheckOptions(
             bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
-            region=searched,
+            searched_region=searched,
+            mapped_region=region,
             proof=job.radiometry.proof,
         )
         checked = scene_checks.select_checked_scenes(
@@ -114,8 +118,9 @@ def search_scenes(
     else:
         checked = CheckedSelection(selection=select(candidates.scenes), verdict_counts={})
     selection = checked.selection
+    refused = tuple(dict.fromkeys(candidates.refused + selection.refused))
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
-        left_out = [scene for scene in selection.refused if scene.modality == job.inputs[0]]
+        left_out = [scene for scene in refused if scene.modality == job.inputs[0]]
         reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in left_out[:5])
         unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
@@ -123,7 +128,6 @@ def search_scenes(
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
             f"include, exclude, bands, radar or radiometry.{unknown}"
         )
-    refused = tuple(dict.fromkeys(candidates.refused + selection.refused))
     return SceneSearchResult(
         selection=Selection(used=selection.used, refused=refused),
         caveats=(
@@ -135,6 +139,7 @@ def search_scenes(
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
             *_find_unmasked_inputs(selection.used),
             *_find_days_outside(job.resolved_period, selection.used),
+            *_list_unusable(job.inputs, candidates.refused + checked.unusable),
         ),
         verdict_counts=checked.verdict_counts,
         epsg_codes=epsg_codes,
@@ -240,6 +245,22 @@ def _find_unused_inputs(
             yield Caveat(
                 id=modality,
                 text=f"all {count} scenes are left out, so the product lacks {modality}",
+            )
+
+
+def _list_unusable(inputs: Sequence[str], unusable: Sequence[RejectedScene]) -> Iterator[Caveat]:
+    """Yield a caveat for each item that cannot be used, whatever the job asks for."""
+    for modality in inputs:
+        scenes = [scene for scene in unusable if scene.modality == modality]
+        reasons = list(dict.fromkeys(scene.reason for scene in scenes))
+        for scene in scenes:
+            if scene.reason in reasons[:MAX_LISTED_REASONS]:
+                yield Caveat(id=scene.id, text=f"left out: {scene.reason}")
+        count = sum(scene.reason in reasons[MAX_LISTED_REASONS:] for scene in scenes)
+        if count:
+            yield Caveat(
+                id=modality,
+                text=f"{count} more items cannot be used and are left out; the plan lists them",
             )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from catalogs import snapshot
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import Scene
+from catalogs.search import scene_selection
+from catalogs.search.scene_selection import Selection
 from flows.config import period as periods
 from flows.config.job import Job
 from flows.config.period import Period
@@ -95,7 +97,9 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
     planned = {snapshot.digest_catalog_scene(scene) for scene in plan.snapshot.scenes}
     rejected = {(scene.collection, scene.id) for scene in plan.snapshot.refused}
     newer = [scene for scene in selected if _is_new(scene, planned, rejected)]
-    removed = planned - {snapshot.digest_catalog_scene(scene) for scene in selected}
+    kept = {snapshot.digest_catalog_scene(scene) for scene in selected}
+    kept |= _find_displaced(plan, search_result.selection)
+    removed = planned - kept
     if newer:
         yield f"{len(newer)} newer scenes ({_list_ids(newer)})"
     elif removed:
@@ -110,6 +114,26 @@ def _is_new(scene: Scene, planned_digests: set[str], rejected_keys: set[tuple[st
         # ^ older plans state no collection
     }
     # ^ a search finds again what the checks of files have rejected
+
+
+def _find_displaced(plan: Plan, selection: Selection) -> set[str]:
+    """Return digests of planned scenes that a search replaces by some that the plan rejected.
+
+    A search reads no file, so it prefers a newer document that has no valid pixels.
+    """
+    rejected_names = {
+        name for scene in plan.snapshot.refused for name in scene_selection.list_names(scene)
+    }
+    displaced = {
+        (scene.collection, scene.id)
+        for scene in selection.refused
+        if scene.replaced_by in rejected_names
+    }
+    return {
+        snapshot.digest_catalog_scene(scene)
+        for scene in plan.snapshot.scenes
+        if (scene.collection, scene.id) in displaced
+    }
 
 
 def _list_ids(scenes: Sequence[Scene], max_listed: int = 3) -> str:

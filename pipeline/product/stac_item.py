@@ -114,7 +114,10 @@ def _terramosaic_properties(product: Product) -> dict[str, Any]:
             for entry in product.refused
         ],
         "inputs_without_scl": list(product.scenes_without_scl),
-        "doubts": [asdict(caveat) for caveat in product.caveats],
+        "doubts": [
+            {"id": caveat.id, "text": descriptions.redact_message(caveat.text)}
+            for caveat in product.caveats
+        ],
         "radiometry_proof": dict(product.verdict_counts) or None,
         "notes": descriptions.list_limitations(product),
     }

@@ -14,6 +14,7 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
 from catalogs.scene import Caveat, RejectedScene, Scene
+from catalogs.search import scene_selection
 from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
 from pipeline.plan.plan import Plan, from_geojson
@@ -21,6 +22,9 @@ from pipeline.storage.receipt import BandValues, PixelCounts, Receipt
 
 NOTICEABLE_SHARE = 0.05
 """Share of a region without an observation, or without an input, from which on it is told."""
+
+MAX_LISTED_SCENES = 3
+"""Scenes that a sentence names."""
 
 _OFF = "qc: {min_observed: 0}"
 
@@ -70,7 +74,8 @@ def check_scenes(
         elif missing:
             reasons.append(
                 f"None of the {modality} scenes has {', '.join(missing)}, as "
-                f"{'the job' if model is None else model} requires. "
+                f"{'the job' if model is None else model} requires."
+                f"{_describe_left_out(modality, snapshot.refused)} "
                 f"{_advise_on_bands(modality, missing, model)}"
             )
     return reasons
@@ -90,6 +95,20 @@ def _describe_scenes(
     left_out = [scene for scene in refused if scene.modality == modality]
     example = f" ({left_out[0].id}: {left_out[0].reason})" if left_out else ""
     return f"All {modality} scenes are left out{example}: they cover"
+
+
+def _describe_left_out(modality: str, refused: Sequence[RejectedScene]) -> str:
+    """Return a sentence with the scenes of an input that are left out, which may have a band."""
+    scenes = [scene for scene in refused if scene.modality == modality and scene.share != 0]
+    if not scenes:
+        return ""
+    reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in scenes[:MAX_LISTED_SCENES])
+    return f" Left out are {_add_rest(reasons, len(scenes))}."
+
+
+def _add_rest(listed: str, count: int) -> str:
+    """Return a list of the first of several scenes with the number of the others."""
+    return f"{listed} and {count - MAX_LISTED_SCENES} more" if count > MAX_LISTED_SCENES else listed
 
 
 def _describe_share(share: float, min_observed: float) -> str:
@@ -193,7 +212,8 @@ def check_counts(plan: Plan, counts: ProductCounts) -> list[str]:
         modality = plan.counted_modality
         share = _describe_share(counts.observed_share, limit)
         advice = _advise_on_input(modality, plan.recipe.inputs)
-        return [f"{modality} has observed {share}. {_explain_unobserved(plan)} {advice}"]
+        causes = _explain_unobserved(plan) + _advise_on_replaced(plan.snapshot, modality)
+        return [f"{modality} has observed {share}. {causes} {advice}"]
     if counts.details is None:
         return []
     return [
@@ -211,16 +231,35 @@ def _check_inputs(plan: Plan, details: PixelCounts, limit: float) -> Iterator[st
             share = max(shares.values())
             yield (
                 f"{modality} has values at {_describe_share(share, limit)}: elsewhere its files "
-                f"hold no data. {_advise_on_input(modality, plan.recipe.inputs)}"
+                f"hold no data.{_advise_on_replaced(plan.snapshot, modality)} "
+                f"{_advise_on_input(modality, plan.recipe.inputs)}"
             )
         elif empty:
             examples = [s.id for s in plan.snapshot.scenes if s.modality == modality][:3]
             share = max(shares[band] for band in empty)
             yield (
                 f"{', '.join(empty)} of {modality} has values at {_describe_share(share, limit)}: "
-                f"its files hold no data, or no scene has it ({', '.join(examples)}). "
+                f"its files hold no data, or no scene has it ({', '.join(examples)})."
+                f"{_advise_on_replaced(plan.snapshot, modality)} "
                 f"{_advise_on_bands(modality, empty, plan.model.name if plan.model else None)}"
             )
+
+
+def _advise_on_replaced(snapshot: Snapshot, modality: str) -> str:
+    """Return a sentence with the documents in whose place others of their acquisition are used."""
+    scenes = [scene for scene in snapshot.scenes if scene.modality == modality]
+    used_names = {name for scene in scenes for name in scene_selection.list_names(scene)}
+    replaced = [scene for scene in snapshot.refused if scene.replaced_by in used_names]
+    if not replaced:
+        return ""
+    listed = ", ".join(
+        f"{scene.id} (in its place: {scene.replaced_by})" for scene in replaced[:MAX_LISTED_SCENES]
+    )
+    names = list(dict.fromkeys(scene.replaced_by for scene in replaced if scene.replaced_by))
+    return (
+        f" Of the acquisitions used there are other documents: {_add_rest(listed, len(replaced))}. "
+        f"To use these, set exclude: [{', '.join(names[:MAX_LISTED_SCENES])}]."
+    )
 
 
 def _check_outputs(plan: Plan, details: PixelCounts, limit: float) -> Iterator[str]:

@@ -7,7 +7,6 @@ file nor the definition of the sensor nor the provider's table confirms is refus
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,7 +180,7 @@ def has_pixels_outside(scene: Scene, asset: Asset, thumbnail: NDArray[Any]) -> b
         return None
     rows, columns = asset.shape
     height, width = thumbnail.shape
-    if not math.isclose(height / width, rows / columns, rel_tol=0.1):
+    if not raster_reader.is_whole_raster(thumbnail, asset.shape):
         return None
     step = max(1, max(height, width) // THUMBNAIL_SIZE)
     valid_rows, valid_columns = np.nonzero(np.isfinite(thumbnail[::step, ::step]))

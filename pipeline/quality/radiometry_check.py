@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from shapely.geometry import shape
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import Sensor, get_sensor
 from catalogs.stac.radiometry import BASELINE_OFFSET
-from pipeline.quality import header_check
+from pipeline.quality import header_check, valid_pixels
 from pipeline.reading import raster_reader
 from pipeline.reading.asset_opener import AssetInfo
 from pipeline.runtime import cancellation
@@ -110,6 +110,9 @@ class Verdict:
     has_pixels_outside: bool = False
     """Whether many valid pixels lie well outside of the scene's footprint."""
 
+    empty_bands: tuple[str, ...] = ()
+    """Those of the bands that were read that have no valid pixel in the region."""
+
 
 class ThumbnailReader(Protocol):
     """Signature of :func:`pipeline.reading.raster_reader.read_thumbnail`."""
@@ -120,12 +123,17 @@ class ThumbnailReader(Protocol):
 
 
 def check_scene(
-    scene: Scene, *, read_thumbnail: ThumbnailReader = raster_reader.read_thumbnail
+    scene: Scene,
+    *,
+    region: Any = None,
+    read_thumbnail: ThumbnailReader = raster_reader.read_thumbnail,
 ) -> Verdict:
     """Check the stated radiometry of a scene against thumbnails of some of its bands.
 
     Args:
         scene: a scene with its assets.
+        region: shapely area in longitude and latitude in which bands without a valid pixel are
+            found; None = that of the scene.
         read_thumbnail: reader of thumbnails.
 
     Raises:
@@ -148,20 +156,29 @@ def check_scene(
         header_check.has_pixels_outside(scene, scene.assets[name], thumbnail)
         for name, thumbnail in bands.items()
     )
-    return replace(verdict, has_pixels_outside=next(outside, None) or False)
+    return replace(
+        verdict,
+        has_pixels_outside=next(outside, None) or False,
+        empty_bands=valid_pixels.find_empty_bands(
+            scene, bands, shape(scene.footprint) if region is None else region
+        ),
+    )
 
 
 def check_scenes(
     scenes: Sequence[Scene],
     *,
     threads: int,
+    region: Any = None,
     read_thumbnail: ThumbnailReader = raster_reader.read_thumbnail,
 ) -> list[Verdict]:
     """Check scenes in parallel; return their verdicts in the order of the scenes."""
+
+    def check(scene: Scene) -> Verdict:
+        return check_scene(scene, region=region, read_thumbnail=read_thumbnail)
+
     with cancellation.CancellableThreadPool(threads, "proof") as pool:
-        return list(
-            pool.map(lambda scene: check_scene(scene, read_thumbnail=read_thumbnail), scenes)
-        )
+        return list(pool.map(check, scenes))
 
 
 def select_probe_bands(scene: Scene) -> tuple[str, ...]:

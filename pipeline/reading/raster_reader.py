@@ -8,10 +8,12 @@ read the same value.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import DTypeLike, NDArray
 from rasterio.enums import Resampling
 from rasterio.windows import Window
@@ -20,6 +22,9 @@ from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import asset_opener, dataset_mask, raster_header, reprojection
 from pipeline.reading.asset_opener import AssetInfo
+
+Bounds = tuple[float, float, float, float]
+"""(left, bottom, right, top) in a coordinate system."""
 
 
 def read(
@@ -83,19 +88,74 @@ def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.floa
     return asset_opener.call_with_dataset(href, asset, read_reduced)
 
 
-def _read_reduced(dataset: Any, *, asset: AssetInfo, size: int) -> NDArray[np.float32]:
+def read_sample(href: str, asset: AssetInfo, bounds: Bounds, *, size: int) -> NDArray[np.float32]:
+    """Read a part of an asset at reduced resolution, as :func:`read_thumbnail` reads all of it.
+
+    Args:
+        href: unsigned href, as the catalog states it.
+        asset: facts about the asset.
+        bounds: (left, bottom, right, top) of the part in the coordinate system of the asset.
+        size: approximate side of the result, in pixels.
+
+    Returns:
+        (height, width) stored values of all pixels that the part touches; NaN = nodata. Empty
+        where it lies outside of the raster.
+
+    Raises:
+        AssetReadError: as :func:`read`.
+        InvalidInputError: as :func:`read`.
+    """
+    read_reduced = functools.partial(_read_reduced, asset=asset, size=size, bounds=bounds)
+    return asset_opener.call_with_dataset(href, asset, read_reduced)
+
+
+def _read_reduced(
+    dataset: Any, *, asset: AssetInfo, size: int, bounds: Bounds | None = None
+) -> NDArray[np.float32]:
     second_nodata = asset.planned.second_nodata if asset.planned else None
     missing = (_nodata_value(dataset, asset), second_nodata)
-    height, width = dataset.shape
+    area = Window(0, 0, dataset.width, dataset.height)
+    if bounds is not None:
+        area = find_window(dataset.transform, dataset.shape, bounds)
+    height, width = area.height, area.width
     factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
     sufficient = [factor for factor in factors if max(height, width) / factor <= 2 * size]
+    if not height or not width:
+        return np.empty((0, 0), np.float32)
     if max(height, width) <= (2 if factors else 4) * size:
-        return _read_valid(dataset, missing)
+        return _read_valid(dataset, missing, window=area)
     if factors:
         factor = min(sufficient, default=factors[-1])
-        return _read_valid(dataset, missing, out_shape=(-(-height // factor), -(-width // factor)))
-    windows = _sample_windows(height, width, size // 2)
+        shape = (-(-height // factor), -(-width // factor))
+        return _read_valid(dataset, missing, window=area, out_shape=shape)
+    windows = _sample_windows(area, size // 2)
     return np.concatenate([_read_valid(dataset, missing, window=window) for window in windows])
+
+
+def is_whole_raster(thumbnail: NDArray[Any], shape: tuple[int, int]) -> bool:
+    """Return whether a thumbnail shows all of a raster of (rows, columns), not windows of it."""
+    height, width = thumbnail.shape
+    return math.isclose(height / width, shape[0] / shape[1], rel_tol=0.1)
+
+
+def find_window(transform: Affine, shape: tuple[int, int], bounds: Bounds) -> Window:
+    """Return the window of all pixels of a raster that a part of its plane touches.
+
+    Args:
+        transform: affine from (column, row) to the (x, y) of a pixel's corner.
+        shape: (rows, columns) of the raster.
+        bounds: (left, bottom, right, top) of the part.
+    """
+    left, bottom, right, top = bounds
+    corners = [~transform * (x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = (
+        (
+            min(max(math.floor(min(positions)), 0), count),
+            min(max(math.ceil(max(positions)), 0), count),
+        )
+        for positions, count in zip(zip(*corners, strict=True), shape[::-1], strict=True)
+    )
+    return Window(columns[0], rows[0], columns[1] - columns[0], rows[1] - rows[0])
 
 
 def _read_valid(
@@ -113,11 +173,16 @@ def _read_valid(
     return result
 
 
-def _sample_windows(height: int, width: int, side: int) -> list[Window]:
-    """Return nine windows of equal size, evenly spread over a raster."""
-    rows, columns = min(side, height), min(side, width)
+def _sample_windows(area: Window, side: int) -> list[Window]:
+    """Return nine windows of equal size, evenly spread over a larger one."""
+    rows, columns = min(side, area.height), min(side, area.width)
     return [
-        Window(round(x * (width - columns) / 6), round(y * (height - rows) / 6), columns, rows)
+        Window(
+            area.col_off + round(x * (area.width - columns) / 6),
+            area.row_off + round(y * (area.height - rows) / 6),
+            columns,
+            rows,
+        )
         for y in (1, 3, 5)
         for x in (1, 3, 5)
     ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.scene import ItemReference, Scene
-from catalogs.search import scene_selection
+from catalogs.search import duplicates, scene_selection
 from tests.support.scenes import NOON, REGION, a_scene, heights, radar
 from tests.support.stac_documents import an_item, dump, find, ids
 
@@ -275,6 +275,60 @@ def test_a_missing_mask_is_told(bands, mask_bands, text):
 def test_a_sensor_without_a_classification_lacks_none():
     scene = a_scene("l1c", modality="S2L1C", bands=("B02",))
     assert select([scene], bands={"S2L1C": ["B02"]}).caveats == ()
+
+
+# -- twins --------------------------------------------------------------------------------------
+
+
+def find_twin_ids(*scenes):
+    return {scene.id for scene in duplicates.find_twins(scenes)}
+
+
+def test_documents_of_one_acquisition_and_ground_are_twins():
+    old, new = a_scene("old", bands=VISIBLE, **OLD), a_scene("new", bands=VISIBLE)
+    later = a_scene("later", bands=VISIBLE, datetime=NOON + dt.timedelta(days=5))
+    assert find_twin_ids(old, new, later) == {"old", "new"}
+    west = a_scene("west", bands=VISIBLE, box=(9, 56, 9.55, 57))
+    east = a_scene("east", bands=VISIBLE, box=(9.5, 56, 10, 57))
+    assert find_twin_ids(west, east) == set()
+    assert find_twin_ids(west, east, new) == {"west", "east", "new"}
+    assert find_twin_ids() == set()
+
+
+def sampled(scene, **shares):
+    """Return a scene of whose bands some were sampled, with their shares of valid pixels."""
+    assets = {
+        band: dataclasses.replace(asset, valid_share=shares.get(band))
+        for band, asset in scene.assets.items()
+    }
+    return dataclasses.replace(scene, assets=assets)
+
+
+@pytest.mark.parametrize(
+    ("shares", "used"),
+    [
+        ({"B02": 0.0}, "old"),
+        ({"SCL": 0.0}, "old"),
+        ({"B02": 0.5}, "old"),
+        ({"B02": 0.99}, "new"),
+        ({"B02": 1.0, "SCL": 1.0}, "new"),
+    ],
+)
+def test_bands_without_valid_pixels_do_not_count(shares, used):
+    bands = (*VISIBLE, "SCL")
+    old, new = a_scene("old", bands=bands, **OLD), a_scene("new", bands=bands)
+    selection = select([old, sampled(new, **shares)])
+    assert [scene.id for scene in selection.used] == [used]
+    (refused,) = selection.refused
+    assert refused.replaced_by == used
+
+
+def test_an_empty_classification_masks_all_bands():
+    old, new = a_scene("old", bands=("B02", "SCL"), **OLD), a_scene("new", bands=(*VISIBLE, "SCL"))
+    assert [scene.id for scene in select([old, new]).used] == ["new"]
+    selection = select([old, sampled(new, SCL=0.0)])
+    assert [scene.id for scene in selection.used] == ["old"]
+    assert "B03, B04 of new not used: another processing of the acquisition" in texts(selection)
 
 
 # -- any documents ------------------------------------------------------------------------------
