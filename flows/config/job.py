@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,7 +98,8 @@ class Job(ConfigModel):
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         title="Bands that are composited, instead of the default ones",
         default={},
-        description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
+        description="bands of an input that the model does not take, as in {S1RTC: [HH, HV]}; those "
+        "of the model's inputs are the model's",
     )
     mask: Mask = Field(
         default=Mask(),
@@ -159,13 +161,13 @@ class Job(ConfigModel):
             return value
         if value == LATEST:
             return None
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if isinstance(value, bool) or not isinstance(value, str | int | dt.date):
             raise ValueError(  # noqa: TRY004
                 # ^ pydantic reports ValueError only
                 f"the period {value!r} is not a date: write {periods.ACCEPTED_FORMATS}."
             )
         try:
-            return periods.parse(str(value))
+            return periods.parse(value)
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
 

@@ -23,9 +23,9 @@ from flows.config.model import (
     TASKS,
     TOKENIZER_MODALITIES,
     ModelConfig,
-    Weights,
 )
 from flows.config.output import OUTPUT_FORMATS
+from flows.config.weights import Weights
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -163,6 +163,16 @@ RULES = (
     "`region` needs either `bbox` or `file`.",
     "`catalog` needs `path` or `url` if its provider has no API, and never both.",
     "`bands` may name only inputs of the job; `radar` needs a Sentinel-1 input.",
+    (
+        "`bands` of an input that the model takes must be the model's bands in its order; a plan "
+        "of another list is refused, and names both."
+    ),
+    (
+        "`bands` in `model.stats` say which band each number is of. Where the checkpoint names its "
+        "bands, the numbers are put in its order; where it does not, the list is that of its "
+        "channels. What differs from the checkpoint or from TerraMind is a warning of the plan; "
+        "an unknown band, or another number of them than the checkpoint has channels, is refused."
+    ),
     "`composite.every` and `model: {name: none}` need `output: {composites: true}`.",
     "`output.probabilities` needs the task `land_cover`.",
     "The task `generate` needs `modality`; `modality` and `timesteps` are for this task only.",

@@ -214,6 +214,8 @@ RULES = [
     ("region: {bbox: [1, 1, 2, 2], file: a.geojson}", "give one of two"),
     ("catalog: {provider: stactools}", "has no API address"),
     ("bands: {S1GRD: [VV]}", "not among the inputs"),
+    (None, ""),
+    ("model: {stats: {DEM: {mean: [1], std: [1], bands: [B01]}}}", "unknown band of DEM 'B01'"),
     ("composite: {every: P1M}", "composites: true"),
     ("model: {task: embedding}\noutput: {probabilities: true}", "no probabilities"),
     ("model: {timesteps: 4}", "timesteps is for"),
@@ -226,7 +228,8 @@ RULES = [
 ]
 """A job that breaks each rule of the reference, and words of the message; None: see below.
 
-That at least one input is left is checked with the model, and the zone with the catalog.
+That at least one input is left and the bands of the model are checked with the model, and the zone
+with the catalog.
 """
 
 
