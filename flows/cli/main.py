@@ -16,12 +16,8 @@ import click
 
 from catalogs import errors
 from flows.cli import exit_codes, signals
-from flows.cli.console import (
-    Console,
-    report_interruption,
-    report_usage_error,
-    subcommand,
-)
+from flows.cli.common_options import subcommand
+from flows.cli.console import Console, report_interruption, report_usage_error
 from flows.cli.exit_codes import EXIT_FAILED, EXIT_NOTHING_FOUND, EXIT_OK
 from flows.cli.models import models
 
