@@ -98,8 +98,8 @@ class Job(ConfigModel):
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         title="Bands that are composited, instead of the default ones",
         default={},
-        description="bands of an input that the model does not take, as in {S1RTC: [HH, HV]}; those "
-        "of the model's inputs are the model's",
+        description="bands of an input that the model does not take, as in {S1RTC: [HH, HV]}; an "
+        "input of the model has the model's bands",
     )
     mask: Mask = Field(
         default=Mask(),

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import legend
-from catalogs.sensors import SENSORS
-
 from flows.config.base import (
     ConfigModel,
     ExistingFile,

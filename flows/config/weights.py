@@ -59,6 +59,7 @@ def _resolve_weights_path(value: object, info: ValidationInfo) -> Path:
     path = resolve_path(value, info)
     if not path.exists():
         raise ValueError(
-            f"there are no weights at {path} (paths are relative to the job file); write {WEIGHTS_SYNTAX}."
+            f"there are no weights at {path} (paths are relative to the job file); "
+            f"write {WEIGHTS_SYNTAX}."
         )
     return path

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from model.errors import ModelError, join_names
 from model.predictor.card_file import Card, parse_numbers
@@ -181,11 +181,12 @@ def resolve_statistics(
         reason = _find_other_unit(modality, bands, mean, std)
         if reason == "reflectance":
             unit = "reflectance"
-            notes += (
+            note = (
                 f"{modality.name}: the statistics are in reflectance of 0 to 1 (means "
                 f"{_join(mean)}): they were multiplied by {REFLECTANCE_SCALE:.0f}, as the model is "
-                "given DN",
+                "given DN"
             )
+            notes += (note,)
         elif reason:
             raise ModelError(f"{modality.name}: means {_join(mean)} and stds {_join(std)} {reason}")
         elif stated.bands is None:
@@ -226,10 +227,10 @@ def _parse_bands(modality: RasterModality, bands: object) -> tuple[str, ...] | N
 
 def _parse_unit(name: str, unit: object) -> StatisticsUnit | None:
     units = list_units(name)
-    if unit is not None and unit not in units:
-        advice = f"write {' or '.join(units)}" if units else "remove it"
-        raise ModelError(f"statistics of {name}: the unit {unit!r} is not supported: {advice}")
-    return cast("StatisticsUnit | None", unit)
+    if unit is None or unit in units:
+        return unit
+    advice = f"write {' or '.join(units)}" if units else "remove it"
+    raise ModelError(f"statistics of {name}: the unit {unit!r} is not supported: {advice}")
 
 
 def _select_bands(

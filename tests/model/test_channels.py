@@ -69,7 +69,8 @@ def test_numbers_are_positions_in_the_files():
         ({"channels": NAMES, "dataset": ("RED", 1, 2, 3, 4, 5), "declared": True}, "a name"),
         ({"dataset": tuple(range(14)), "output": tuple(range(12))}, "numbers without a name"),
         ({"channels": ("BLUE", "SLOPE"), "declared": True}, "SLOPE of the checkpoint is no band"),
-        ({"channels": NAMES, "stated": ("BLUE", "RED")}, "has 6 channels, B02, .*B12, and the job names 2, B02, B04"),
+        ({"channels": NAMES, "stated": ("BLUE", "RED")},
+         "has 6 channels, B02, .*B12, and the job names 2, B02, B04"),
         ({"channels": NAMES, "stated": ("BLUE", *NAMES[:5])}, "each channel once"),
     ],
 )  # fmt: skip
