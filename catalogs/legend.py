@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from catalogs import class_palette
-from catalogs.class_palette import Color
+from catalogs import default_class_colors
+from catalogs.default_class_colors import Color
 
 OWN_NODATA = 255
 """Nodata of legends other than :data:`LAND_COVER`: 0 is their first class."""
@@ -49,7 +49,7 @@ class LegendClass:
     @property
     def color_hint(self) -> str:
         """Return the colour as six hexadecimal digits, without ``#``."""
-        return class_palette.format_color(self.color)
+        return default_class_colors.format_color(self.color)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Legend:
                     code=entry["code"],
                     name=entry["name"],
                     title=entry.get("title", entry["name"]),
-                    color=class_palette.parse_color(entry["color"]),
+                    color=default_class_colors.parse_color(entry["color"]),
                     is_gap=entry.get("gap", False),
                 )
                 for entry in values["classes"]
@@ -222,7 +222,7 @@ def build_legend(definitions: Sequence[ClassDefinition]) -> Legend:
     check_class_names([definition.name for definition in definitions])
     if is_land_cover(definitions):
         return _customise_land_cover(definitions)
-    colors = class_palette.choose_colors(
+    colors = default_class_colors.choose_colors(
         [definition.name for definition in definitions],
         [definition.color for definition in definitions],
     )

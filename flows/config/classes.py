@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from catalogs.class_palette import format_color, parse_color
+from catalogs.default_class_colors import format_color, parse_color
 from catalogs.legend import OWN_NODATA, ClassDefinition
 from flows.config.base import ConfigModel
 from pipeline import layer_table

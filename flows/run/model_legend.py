@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from catalogs.class_palette import parse_color
+from catalogs.default_class_colors import parse_color
 from catalogs.errors import InvalidInputError
 from catalogs.legend import (
     LAND_COVER,

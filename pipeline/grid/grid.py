@@ -16,10 +16,10 @@ from pyproj.exceptions import CRSError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import footprint
 from pipeline.grid import crs, utm
 
 
@@ -396,7 +396,7 @@ def _alignment(coordinate: float, resolution: float) -> float:
 
 def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
     """Project a region from longitude and latitude; edges stay straight in degrees."""
-    transformer = footprint.lonlat_transformer(epsg)
+    transformer = lonlat_geometry.get_transformer(epsg)
     dense = shapely.segmentize(region, max_segment_length=0.01)
     # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
     projected = shapely.transform(dense, transformer.transform, interleaved=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Geod
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.stac import footprint
+from catalogs import lonlat_geometry
 from pipeline.grid.grid import Grid
 
 FloatArray = NDArray[np.floating[Any]]
@@ -105,7 +105,7 @@ def compute_ground_scale(epsg: int, xs: Any, ys: Any) -> GroundScale:
 
 
 def _to_lonlat(epsg: int, xs: FloatArray, ys: FloatArray) -> tuple[FloatArray, FloatArray]:
-    to_crs = footprint.lonlat_transformer(epsg)
+    to_crs = lonlat_geometry.get_transformer(epsg)
     longitudes, latitudes = to_crs.transform(xs, ys, direction="INVERSE")
     is_defined = np.isfinite(longitudes) & np.isfinite(latitudes)
     return np.where(is_defined, longitudes, np.nan), np.where(is_defined, latitudes, np.nan)

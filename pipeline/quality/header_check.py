@@ -20,7 +20,7 @@ from shapely.geometry import shape
 from catalogs import href_policy, lonlat_geometry, providers
 from catalogs.scene import Asset, RejectedScene, Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import footprint
+from catalogs.stac import footprint_check
 from catalogs.stac.parsing import UnusableItemError
 from catalogs.stac.projection import AssetProjection
 from pipeline.quality import asset_check
@@ -154,7 +154,7 @@ def reject_scene(scene: Scene, reason: str) -> RejectedScene:
 def replace_footprint(scene: Scene) -> Scene:
     """Return a settled scene with the extent of its files as its footprint."""
     area = lonlat_geometry.union(
-        footprint.raster_area(_stated_raster(asset))
+        footprint_check.raster_area(_stated_raster(asset))
         for asset in scene.assets.values()
         if None not in (asset.epsg, asset.transform, asset.shape)
     )
@@ -190,11 +190,12 @@ def has_pixels_outside(scene: Scene, asset: Asset, thumbnail: NDArray[Any]) -> b
     a, b, c, d, e, f = asset.transform
     xs = (valid_columns * step + 0.5) * columns / width
     ys = (valid_rows * step + 0.5) * rows / height
-    longitudes, latitudes = footprint.lonlat_transformer(asset.epsg).transform(
+    longitudes, latitudes = lonlat_geometry.get_transformer(asset.epsg).transform(
         a * xs + b * ys + c, d * xs + e * ys + f, direction="INVERSE"
     )
-    west, south, east, north = footprint.raster_area(_stated_raster(asset)).bounds
-    margin = footprint.EXTENT_TOLERANCE * max(min(east - west, 360 + west - east), north - south)
+    west, south, east, north = footprint_check.raster_area(_stated_raster(asset)).bounds
+    extent = max(min(east - west, 360 + west - east), north - south)
+    margin = footprint_check.EXTENT_TOLERANCE * extent
     wider = shape(scene.footprint).buffer(margin)
     inside = shapely.contains_xy(wider, longitudes, latitudes)
     return bool(np.mean(~inside) > MAX_OUTSIDE_SHARE)
@@ -278,7 +279,7 @@ def _settle_footprint(
     exceeded = [
         band
         for band, header in headers.items()
-        if footprint.exceeds_raster(stated, _to_projection(scene.assets[band], header))
+        if footprint_check.exceeds_raster(stated, _to_projection(scene.assets[band], header))
     ]
     if exceeded:
         differences.add(
@@ -288,7 +289,7 @@ def _settle_footprint(
         )
         return replace_footprint(scene)
     bbox = lonlat_geometry.from_bbox(scene.bbox)
-    if not bbox.buffer(footprint.MIN_BBOX_TOLERANCE).covers(stated):
+    if not bbox.buffer(footprint_check.MIN_BBOX_TOLERANCE).covers(stated):
         differences.add(
             "all bands",
             f"the catalog states the bbox {list(scene.bbox)}, which is not the geometry's",
@@ -300,7 +301,7 @@ def _settle_footprint(
 def _raster_area(asset: Asset, header: RasterHeader) -> Any:
     """Return the extent of a file in longitude and latitude."""
     try:
-        return footprint.raster_area(_to_projection(asset, header))
+        return footprint_check.raster_area(_to_projection(asset, header))
     except ValueError:
         raise UnusableItemError(
             f"its {asset.band} ({href_policy.redact(asset.href)}) lies outside of its coordinate "

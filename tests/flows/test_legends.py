@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from catalogs.class_palette import PALETTE
+from catalogs.default_class_colors import PALETTE
 from catalogs.errors import InvalidInputError
 from catalogs.legend import LAND_COVER
 from flows.config import job as jobs

@@ -164,7 +164,7 @@ def test_a_polygon_of_zero_area_is_refused(tmp_path):
     path = tmp_path / "region.geojson"
     polygons = [[ring], [ring, ring]]
     path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": polygons}))
-    with pytest.raises(InvalidInputError, match="a polygon of zero area: .* or remove it"):
+    with pytest.raises(InvalidInputError, match=r"a polygon of zero area: .* or remove it"):
         region.read_parts(path)
 
 

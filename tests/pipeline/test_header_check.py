@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 from catalogs import providers
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, RejectedScene, StatedValues
-from catalogs.stac.footprint import raster_area
+from catalogs.stac.footprint_check import raster_area
 from catalogs.stac.projection import AssetProjection
 from pipeline.grid.grid import Grid
 from pipeline.quality import header_check
