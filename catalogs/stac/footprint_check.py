@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -15,8 +14,6 @@ from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from pyproj import Transformer
 
     from catalogs.stac.projection import AssetProjection
 
@@ -78,7 +75,7 @@ def exceeds_raster(area: Any, raster: AssetProjection) -> bool:
     determinant = a * e - b * d
     rows, columns = raster.shape
     margin = max(MIN_EXTENT_TOLERANCE, EXTENT_TOLERANCE * max(rows, columns))
-    to_raster = lonlat_transformer(raster.epsg)
+    to_raster = lonlat_geometry.get_transformer(raster.epsg)
     longitudes, latitudes = zip(*shapely.get_coordinates(area).tolist(), strict=True)
     is_outside = [True] * len(longitudes)
     for turn in (0, 360, -360) if raster.epsg == projection.LONLAT else (0,):
@@ -108,7 +105,7 @@ def raster_area(raster: AssetProjection) -> Any:
     dense = shapely.segmentize(corners, max_segment_length=max(rows, columns) / 20)
     pixels = shapely.get_coordinates(dense).tolist()
     positions = [(a * x + b * y + c, d * x + e * y + f) for x, y in pixels]
-    to_lonlat = lonlat_transformer(raster.epsg)
+    to_lonlat = lonlat_geometry.get_transformer(raster.epsg)
     ring = [to_lonlat.transform(x, y, direction="INVERSE") for x, y in positions]
     if not all(map(math.isfinite, (value for position in ring for value in position))):
         raise ValueError("The raster lies outside of its coordinate system.")
@@ -176,12 +173,3 @@ def _iterate_stated_rasters(item: Mapping[str, Any]) -> Iterator[AssetProjection
             # ^ refused with its reason if it is used
         if raster.epsg is not None and raster.transform is not None and raster.shape is not None:
             yield raster
-
-
-@lru_cache(maxsize=256)
-def lonlat_transformer(epsg: int) -> Transformer:
-    """Return the transformer from longitude and latitude; building one takes milliseconds."""
-    from pyproj import Transformer  # noqa: PLC0415
-
-    # ^ slow to import, and most catalogs are searched without
-    return Transformer.from_crs(projection.LONLAT, epsg, always_xy=True)

@@ -31,7 +31,7 @@ from flows.config.model import ModelConfig
 from flows.config.output import Output
 from flows.config.prices import Prices
 from flows.config.quality import QualityGate, Radiometry
-from flows.config.region import Region
+from flows.config.region import Region, RegionPart, join_parts
 from flows.config.schedule import Schedule
 
 SceneId = Annotated[str, Field(min_length=1)]
@@ -152,6 +152,7 @@ class Job(ConfigModel):
         description="prices, as in {currency: EUR, cpu_hour: 0.04}",
     )
 
+    _region_parts: tuple[RegionPart, ...] = PrivateAttr()
     _geometry: Polygon | MultiPolygon = PrivateAttr()
 
     @field_validator("period", mode="before")
@@ -245,6 +246,11 @@ class Job(ConfigModel):
         return self._geometry
 
     @property
+    def region_parts(self) -> tuple[RegionPart, ...]:
+        """Return the polygons of the region as they are drawn."""
+        return self._region_parts
+
+    @property
     def model_inputs(self) -> tuple[str, ...]:
         """Return the inputs less the modalities that the model generates."""
         return tuple(name for name in self.inputs if name not in self.model.modalities)
@@ -285,7 +291,9 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
             validation_messages.explain_validation_error(error, Job, label)
         ) from error
     try:
-        job._geometry = job.region.read_geometry()  # noqa: SLF001
+        parts = job.region.read_parts()
+        job._region_parts, job._geometry = parts, join_parts(parts)  # noqa: SLF001
+        # ^ not fields: read from the file that a field names, here, so that the error has the label
     except InvalidInputError as error:
         raise InvalidInputError(f"{label}: region: {error}") from error
     return job

@@ -190,7 +190,7 @@ def has_pixels_outside(scene: Scene, asset: Asset, thumbnail: NDArray[Any]) -> b
     a, b, c, d, e, f = asset.transform
     xs = (valid_columns * step + 0.5) * columns / width
     ys = (valid_rows * step + 0.5) * rows / height
-    longitudes, latitudes = footprint_check.lonlat_transformer(asset.epsg).transform(
+    longitudes, latitudes = lonlat_geometry.get_transformer(asset.epsg).transform(
         a * xs + b * ys + c, d * xs + e * ys + f, direction="INVERSE"
     )
     west, south, east, north = footprint_check.raster_area(_stated_raster(asset)).bounds
