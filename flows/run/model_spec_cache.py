@@ -76,7 +76,7 @@ def compute_fingerprint(job: Job) -> str | None:
         return None
     values = {
         "options": job.model.to_options().to_dict(),
-        "legend": job.model.legend_options,
+        "legend": job.model.legend_options.to_mapping(),
         "inputs": list(job.model_inputs),
         "device": job.execution.device,
         "precision": job.execution.precision,
