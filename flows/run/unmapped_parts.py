@@ -33,12 +33,12 @@ def find_unmapped_parts(
     Raises:
         InvalidInputError: a raster has no pixel in any part.
     """
-    told: set[int] = set()
+    listed_indices: set[int] = set()
     for raster, grids in rasters.items():
         unmapped = _select_unmapped(parts, grids)
-        if told.issuperset(unmapped):
+        if listed_indices.issuperset(unmapped):
             continue
-        told.update(unmapped)
+        listed_indices.update(unmapped)
         areas = [_project_largest(parts[index], grids) for index in unmapped]
         listed = _list_parts([parts[index] for index in unmapped], areas)
         advice = _advise(areas, grids[0].resolution, resolution)
