@@ -270,8 +270,8 @@ def _item_links(product: Product, folder: str | None) -> list[dict[str, Any]]:
         if href is not None
     ]
     links += [
-        {"rel": "license", "href": href, "type": "text/html", "title": title}
-        for title, href in product.notices
+        {"rel": "license", "href": notice.href, "type": "text/html", "title": notice.title}
+        for notice in product.notices
     ]
     return links
 
