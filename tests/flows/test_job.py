@@ -920,6 +920,20 @@ def test_bbox_that_is_not_finite_is_refused(value: float) -> None:
         region.from_bbox((value, 1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("bbox", "text"),
+    [
+        ((9, 56, 10, 90.000001), "(10, 90.000001)"),
+        ((9, 56.1234567, 10, 56.1234561), "[9, 56.1234567, 10, 56.1234561]"),
+    ],
+)
+def test_a_bbox_is_refused_with_the_digits_that_are_wrong(
+    bbox: tuple[float, ...], text: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(text)):
+        region.from_bbox(bbox)
+
+
 # --- the registry ----------------------------------------------------------------------------
 
 
