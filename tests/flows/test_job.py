@@ -36,7 +36,7 @@ from flows.config.execution import Execution
 from flows.config.grid import GridConfig
 from flows.config.output import Output
 from flows.config.quality import QualityGate, Radiometry
-from model.terramind import config
+from model.terramind import architectures
 from model.tools import model_list
 
 SMALL = """
@@ -969,7 +969,7 @@ def test_bbox_that_is_not_finite_is_refused(value: float) -> None:
 # --- the registry ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", config.ARCHITECTURES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_parameters_are_those_of_the_module(name: str) -> None:
     torch = pytest.importorskip("torch")
     import model
@@ -977,7 +977,7 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     with torch.device("meta"):
         module = model.backbone(name, list(model_list.COUNTED_INPUTS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert model_list.count_encoder_parameters(config.resolve_architecture(name)) == counted
+    assert model_list.count_encoder_parameters(architectures.resolve_architecture(name)) == counted
 
 
 def test_registry_lists_the_models_of_a_job() -> None:
