@@ -263,7 +263,8 @@ def load(path: Path) -> Job:
         InvalidInputError: The file is missing or invalid; the message says how to correct it.
     """
     values = yaml_file.read(path)
-    values.setdefault("name", path.stem)
+    if values.get("name") is None:
+        values["name"] = path.stem
     return parse(values, folder=path.resolve().parent, label=str(path))
 
 

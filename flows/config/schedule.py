@@ -19,7 +19,8 @@ MAX_PERIODS = 5000
 
 _FORMATS_OF_FROM = "YYYY-MM-DD, YYYY-MM or YYYY"
 
-_CRON_PATTERN = re.compile(r"\S+( \S+){4}|@(hourly|daily|weekly|monthly|yearly)")
+CRON_PATTERN = r"\s*(\S+(\s+\S+){4}|@(hourly|daily|weekly|monthly|yearly))\s*"
+"""Regular expression of the five fields of cron, or of a word that stands for them."""
 
 
 class Schedule(ConfigModel):
@@ -101,10 +102,9 @@ class Schedule(ConfigModel):
     @field_validator("cron")
     @classmethod
     def _check_cron(cls, value: str) -> str:
-        plain = " ".join(value.split())
-        if not _CRON_PATTERN.fullmatch(plain):
+        if not re.fullmatch(CRON_PATTERN, value):
             raise ValueError(f"{value!r} does not have the five fields of cron, as in '0 6 * * *'.")
-        return plain
+        return " ".join(value.split())
 
     @field_validator("timezone")
     @classmethod

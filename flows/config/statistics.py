@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from catalogs.sensors import SENSORS
 from flows.config import validation_messages, yaml_file
-from flows.config.base import ConfigModel, LaxTuple, check_choice, resolve_existing_file
+from flows.config.base import (
+    ConfigModel,
+    LaxTuple,
+    check_choice,
+    check_unique,
+    resolve_existing_file,
+)
 from model.errors import ModelError
 from model.predictor.input_statistics import StatisticsUnit, list_units
 from model.terramind import modalities
@@ -54,6 +60,11 @@ class InputStatistics(ConfigModel):
         if self.bands is not None and len(self.bands) != len(self.mean):
             raise ValueError(f"{len(self.bands)} bands but {len(self.mean)} means.")
         return self
+
+    @field_validator("bands")
+    @classmethod
+    def _check_unique_bands(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else check_unique(value)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return what is stated, as JSON types."""
