@@ -23,7 +23,7 @@ OWN_NODATA = 255
 MAX_CLASSES = 254
 """Largest number of classes of a legend: codes have 8 bits."""
 
-_MAX_NAME_LENGTH = 100
+MAX_NAME_LENGTH = 100
 _NO_DATA_NAMES = ("nodata", "no_data", "no-data", "no data")
 
 
@@ -184,9 +184,9 @@ def check_class_names(names: Sequence[str]) -> None:
         raise ValueError(f"{len(names)} classes: a map has 2 to {MAX_CLASSES}.")
     first_by_key: dict[str, str] = {}
     for name in names:
-        if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
+        if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
             raise ValueError(
-                f"the class name {name!r} is not a text of 1 to {_MAX_NAME_LENGTH} printable "
+                f"the class name {name!r} is not a text of 1 to {MAX_NAME_LENGTH} printable "
                 "characters."
             )
         key = unicodedata.normalize("NFKC", name).strip().casefold()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,7 +98,8 @@ class Job(ConfigModel):
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         title="Bands that are composited, instead of the default ones",
         default={},
-        description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
+        description="bands of an input that the model does not take, as in {S1RTC: [HH, HV]}; an "
+        "input of the model has the model's bands",
     )
     mask: Mask = Field(
         default=Mask(),
@@ -160,13 +162,13 @@ class Job(ConfigModel):
             return value
         if value == LATEST:
             return None
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if isinstance(value, bool) or not isinstance(value, str | int | dt.date):
             raise ValueError(  # noqa: TRY004
                 # ^ pydantic reports ValueError only
                 f"the period {value!r} is not a date: write {periods.ACCEPTED_FORMATS}."
             )
         try:
-            return periods.parse(str(value))
+            return periods.parse(value)
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
 
@@ -261,7 +263,8 @@ def load(path: Path) -> Job:
         InvalidInputError: The file is missing or invalid; the message says how to correct it.
     """
     values = yaml_file.read(path)
-    values.setdefault("name", path.stem)
+    if values.get("name") is None:
+        values["name"] = path.stem
     return parse(values, folder=path.resolve().parent, label=str(path))
 
 
