@@ -11,7 +11,7 @@ from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
 from catalogs.stac import band_names, footprint_check, projection, properties, radiometry
-from catalogs.stac.collection import describe_assets, select_assets
+from catalogs.stac.asset_selection import describe_assets, select_assets
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
     UnusableItemError,

@@ -22,11 +22,11 @@ from flows.config.classes import ClassConfig, LegendOptions, check_layer_name
 from flows.config.statistics import InputStatistics, read_statistics
 from flows.config.weights import WEIGHTS_SYNTAX, Weights, read_weights
 from model.errors import ModelError
-from model.terramind import config, modalities
+from model.terramind import architectures, modalities
 from model.terratorch.datamodule import is_training, read_training
 from pipeline.plan.settings import ModelOptions
 
-MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
+MODEL_NAMES = (*architectures.ARCHITECTURES, "demo", "none")
 """Models known by name; any other name is the path of a ``.yaml`` configuration."""
 
 TASKS = ("land_cover", "embedding", "generate")

@@ -17,6 +17,7 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
+from catalogs.number_format import format_numbers
 from flows.config.base import ConfigModel, ExistingFile, LaxTuple
 
 POLYGON_TYPES = ("Polygon", "MultiPolygon")
@@ -97,7 +98,7 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
         InvalidInputError: The bbox is empty, reversed, or outside of longitude and latitude.
     """
     west, south, east, north = bbox
-    where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
+    where = f"The bbox {format_numbers(bbox)}"
     for lon, lat in ((west, south), (east, north)):
         _check_position(lon, lat, where)
     if south >= north:
@@ -380,5 +381,5 @@ def _check_position(lon: float, lat: float, where: str) -> None:
             "longitude must be within -180..180 (-360..360 across 180°), latitude within -90..90."
         )
     raise InvalidInputError(
-        f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}"
+        f"{where} has the position ({lon:.10g}, {lat:.10g}), which is not on Earth: {advice}"
     )

@@ -21,7 +21,7 @@ from catalogs.errors import InvalidInputError, TransientError
 from flows.execution import dask_report, dask_worker
 from flows.execution.dask_worker import CpuAffinityPlugin, IgnoreInterruptPlugin
 from flows.execution.executors import TILES_PER_GPU, Executor
-from pipeline.plan.settings import WorkerCount, worker_range
+from pipeline.runtime.worker_count import WorkerCount, worker_range
 
 log = logging.getLogger(__name__)
 

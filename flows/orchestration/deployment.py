@@ -75,17 +75,12 @@ def deploy(
     with _explain_auth_errors(), get_client(sync_client=True) as client:
         _ensure_work_pool(client, pool)
         crash_automations.ensure_crash_automations(client)
-        for slot in sorted({_job_slot(job) for _, job in loaded}):
-            client.upsert_global_concurrency_limit_by_name(concurrency.limit_name(slot), limit)
+        concurrency.ensure_limits(client, [job for _, job in loaded], limit)
         for job, deployments in prepared:
             registered += _register(job, deployments)
             progress.advance(1, job.name)
     progress.finish()
     return DeployResult(pool=pool, deployments=tuple(registered))
-
-
-def _job_slot(job: Job) -> str:
-    return job.execution.slot or concurrency.GPU_SLOT
 
 
 @contextmanager
@@ -131,7 +126,7 @@ def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterato
             #   a run is a file beside its receipts
         },
     )
-    tags = ["terramosaic", job.name, concurrency.limit_name(_job_slot(job))]
+    tags = ["terramosaic", job.name, concurrency.limit_name(concurrency.get_job_slot(job))]
     try:
         schedule = Cron(job.schedule.cron, timezone=job.schedule.timezone)
         yield deploy(

@@ -59,6 +59,9 @@ class CheckOptions:
     region: Any
     """Shapely area in longitude and latitude that the scenes are used for."""
 
+    mapped_region: Any
+    """The part of it that is mapped."""
+
     proof: Literal["refuse", "warn", "off"]
     """What a contradiction of pixels leads to; off = pixels are not read."""
 
@@ -147,7 +150,11 @@ class _Checks:
             "headers",
             scenes,
             lambda batch, threads: header_check.check_scenes(
-                batch, self._select_bands, region=self.options.region, threads=threads
+                batch,
+                self._select_bands,
+                region=self.options.region,
+                mapped_region=self.options.mapped_region,
+                threads=threads,
             ),
             self.progress,
         )

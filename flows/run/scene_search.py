@@ -106,6 +106,7 @@ def search_scenes(
         options = CheckOptions(
             bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
             region=searched,
+            mapped_region=region,
             proof=job.radiometry.proof,
         )
         checked = scene_checks.select_checked_scenes(

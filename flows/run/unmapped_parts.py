@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from catalogs import number_format
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Caveat
 from flows.config.region import RegionPart
@@ -89,16 +90,15 @@ def _list_parts(parts: Sequence[RegionPart], areas: Sequence[BaseGeometry]) -> s
     texts = []
     for part, area in list(zip(parts, areas, strict=True))[:MAX_LISTED_PARTS]:
         left, bottom, right, top = area.bounds
-        size = f"{_format_metres(right - left)} wide and {_format_metres(top - bottom)} high"
+        width, height = map(number_format.format_length, (right - left, top - bottom))
         position = part.area.representative_point()
-        texts.append(f"{part.name} ({size}, at {position.x:.5f}, {position.y:.5f})")
+        texts.append(
+            f"{part.name} ({width} m wide and {height} m high, at "
+            f"{position.x:.5f}, {position.y:.5f})"
+        )
     if len(parts) > MAX_LISTED_PARTS:
         texts.append(f"and {len(parts) - MAX_LISTED_PARTS} more")
     return "; ".join(texts)
-
-
-def _format_metres(length: float) -> str:
-    return f"{length:.2g} m" if length < 10 else f"{length:.0f} m"
 
 
 def _advise(areas: Sequence[BaseGeometry], side: float, resolution: float) -> str:

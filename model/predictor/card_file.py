@@ -18,7 +18,7 @@ from typing import Any
 from model.errors import ModelError, join_names
 from model.predictor import edge_effect
 from model.predictor.edge_effect import EdgeEffect
-from model.terramind.config import Architecture, read_mapping, resolve_architecture
+from model.terramind.architectures import Architecture, read_mapping, resolve_architecture
 from model.terramind.modalities import (
     IMAGE_SIZE,
     LULC_CLASSES,

@@ -19,7 +19,7 @@ from model.predictor.card_file import Card
 from model.predictor.input_statistics import StatedStatistics, parse_stated_statistics
 from model.predictor.predictor import InferenceOptions
 from model.predictor.task_predictors import FineTunedPredictor
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,
     RASTER_MODALITIES,
@@ -54,8 +54,8 @@ def load_fine_tuned(
             supported.
         WeightsError: the file is absent, damaged or unsafe, or its tensors do not fit.
     """
-    card_path = name if config.is_config_file(name) else None
-    card_values = config.read_mapping(card_path) if card_path else {}
+    card_path = name if architectures.is_config_file(name) else None
+    card_values = architectures.read_mapping(card_path) if card_path else {}
     card_file.check_entries(card_values)
     stats = card_values.get("statistics") if stats is None else stats
     training, stated = _read_statistics(stats)
@@ -128,7 +128,7 @@ def _read_statistics(
         return None, parse_stated_statistics(stats)
     if is_training(stats):
         return read_training(stats), {}
-    return None, parse_stated_statistics(config.read_mapping(stats))
+    return None, parse_stated_statistics(architectures.read_mapping(stats))
 
 
 def _check_training(training: Training, settings: SegmentationConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from model.errors import ModelError, join_names
 from model.predictor.card_file import Card, parse_numbers
-from model.terramind.config import read_mapping
+from model.terramind.architectures import read_mapping
 from model.terramind.modalities import RasterModality, Statistics, get_raster_modality
 from model.terratorch.channels import translate_band
 

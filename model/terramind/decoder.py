@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.embeddings import Embedding, SequenceEmbedding, TokenEmbedding
 from model.terramind.encoder import Encoder
 from model.terramind.keys import EncoderDecoderKeys

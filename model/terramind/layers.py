@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 
 EPSILON = 1e-6
 """Added to the variance in every layer norm."""

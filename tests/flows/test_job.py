@@ -36,7 +36,7 @@ from flows.config.execution import Execution
 from flows.config.grid import GridConfig
 from flows.config.output import Output
 from flows.config.quality import QualityGate, Radiometry
-from model.terramind import config
+from model.terramind import architectures
 from model.tools import model_list
 
 SMALL = """
@@ -966,10 +966,24 @@ def test_bbox_that_is_not_finite_is_refused(value: float) -> None:
         region.from_bbox((value, 1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("bbox", "text"),
+    [
+        ((9, 56, 10, 90.000001), "(10, 90.000001)"),
+        ((9, 56.1234567, 10, 56.1234561), "[9, 56.1234567, 10, 56.1234561]"),
+    ],
+)
+def test_a_bbox_is_refused_with_the_digits_that_are_wrong(
+    bbox: tuple[float, ...], text: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(text)):
+        region.from_bbox(bbox)
+
+
 # --- the registry ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", config.ARCHITECTURES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_parameters_are_those_of_the_module(name: str) -> None:
     torch = pytest.importorskip("torch")
     import model
@@ -977,7 +991,7 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     with torch.device("meta"):
         module = model.backbone(name, list(model_list.COUNTED_INPUTS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert model_list.count_encoder_parameters(config.resolve_architecture(name)) == counted
+    assert model_list.count_encoder_parameters(architectures.resolve_architecture(name)) == counted
 
 
 def test_registry_lists_the_models_of_a_job() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError, join_names
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.decoder import EmbeddedInputs, EncoderDecoder, PatchGrid
 from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.request import (

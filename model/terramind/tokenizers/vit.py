@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.layers import (
     EPSILON,
     Attention,
