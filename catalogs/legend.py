@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from catalogs import class_palette
-from catalogs.class_palette import Color
+from catalogs import default_class_colors
+from catalogs.default_class_colors import Color
 
 OWN_NODATA = 255
 """Nodata of legends other than :data:`LAND_COVER`: 0 is their first class."""
@@ -23,7 +23,7 @@ OWN_NODATA = 255
 MAX_CLASSES = 254
 """Largest number of classes of a legend: codes have 8 bits."""
 
-_MAX_NAME_LENGTH = 100
+MAX_NAME_LENGTH = 100
 _NO_DATA_NAMES = ("nodata", "no_data", "no-data", "no data")
 
 
@@ -49,7 +49,7 @@ class LegendClass:
     @property
     def color_hint(self) -> str:
         """Return the colour as six hexadecimal digits, without ``#``."""
-        return class_palette.format_color(self.color)
+        return default_class_colors.format_color(self.color)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Legend:
                     code=entry["code"],
                     name=entry["name"],
                     title=entry.get("title", entry["name"]),
-                    color=class_palette.parse_color(entry["color"]),
+                    color=default_class_colors.parse_color(entry["color"]),
                     is_gap=entry.get("gap", False),
                 )
                 for entry in values["classes"]
@@ -184,9 +184,9 @@ def check_class_names(names: Sequence[str]) -> None:
         raise ValueError(f"{len(names)} classes: a map has 2 to {MAX_CLASSES}.")
     first_by_key: dict[str, str] = {}
     for name in names:
-        if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
+        if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
             raise ValueError(
-                f"the class name {name!r} is not a text of 1 to {_MAX_NAME_LENGTH} printable "
+                f"the class name {name!r} is not a text of 1 to {MAX_NAME_LENGTH} printable "
                 "characters."
             )
         key = unicodedata.normalize("NFKC", name).strip().casefold()
@@ -222,7 +222,7 @@ def build_legend(definitions: Sequence[ClassDefinition]) -> Legend:
     check_class_names([definition.name for definition in definitions])
     if is_land_cover(definitions):
         return _customise_land_cover(definitions)
-    colors = class_palette.choose_colors(
+    colors = default_class_colors.choose_colors(
         [definition.name for definition in definitions],
         [definition.color for definition in definitions],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from shapely.geometry import mapping, shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from pyproj import Transformer
 
 WORLD = shapely.box(-180, -90, 180, 90)
 
@@ -27,6 +30,15 @@ MAX_SLIVER_WIDTH = 0.02
 The footprints that real catalogs state for one granule differ by strips of up to half this width;
 the parts of a split granule and the edges of swaths leave much wider ones.
 """
+
+
+@lru_cache(maxsize=256)
+def get_transformer(epsg: int) -> Transformer:
+    """Return the transformer from longitude and latitude; building one takes milliseconds."""
+    from pyproj import Transformer  # noqa: PLC0415
+
+    # ^ slow to import, and most catalogs are searched without
+    return Transformer.from_crs(4326, epsg, always_xy=True)
 
 
 def from_item(item: Mapping[str, Any]) -> Any:

@@ -54,6 +54,14 @@ class InputFlag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A licence or legal notice that products made of an input carry as a link."""
+
+    title: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sensor:
     """The facts about one modality: bands, units, storage, and how its scenes are handled."""
 
@@ -89,6 +97,9 @@ class Sensor:
 
     input_flag: InputFlag
     """Its bit of the layer ``inputs_used``."""
+
+    notice: Notice | None = None
+    """What a product must say of the source; None where it need not."""
 
     bytes_per_pixel: float
     """Compressed bytes of one stored pixel, for cost estimates."""
@@ -132,6 +143,15 @@ SENTINEL_2 = InputFlag(bit=1, name="sentinel_2", title="Sentinel-2")
 SENTINEL_1 = InputFlag(bit=2, name="sentinel_1", title="Sentinel-1")
 TERRAIN = InputFlag(bit=4, name="dem", title="terrain")
 
+SENTINEL_NOTICE = Notice(
+    title="Sentinel data legal notice",
+    href="https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice",
+)
+COPERNICUS_DEM_NOTICE = Notice(
+    title="Copernicus DEM licence",
+    href="https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model",
+)
+
 _S2L2A = Sensor(
     name="S2L2A",
     group="optical",
@@ -146,6 +166,7 @@ _S2L2A = Sensor(
     unit=DN,
     model_unit="DN",
     input_flag=SENTINEL_2,
+    notice=SENTINEL_NOTICE,
     bytes_per_pixel=1.3,
     # ^ this and those below: measured on the demo country and on real scenes
     stored_scale=1e-4,
@@ -168,6 +189,7 @@ _S2L1C = Sensor(
     unit=DN,
     model_unit="DN",
     input_flag=SENTINEL_2,
+    notice=SENTINEL_NOTICE,
     bytes_per_pixel=1.3,
     # ^ taken from L2A: the same sensor, resolution and compression
     stored_scale=1e-4,
@@ -188,6 +210,7 @@ _S1RTC = Sensor(
     unit=POWER,
     model_unit=DECIBEL,
     input_flag=SENTINEL_1,
+    notice=SENTINEL_NOTICE,
     bytes_per_pixel=3.5,
     probe_bands=(("VV", "HH"), ("VH", "HV")),
 )
@@ -202,6 +225,7 @@ _S1GRD = Sensor(
     unit=POWER,
     model_unit=DECIBEL,
     input_flag=SENTINEL_1,
+    notice=SENTINEL_NOTICE,
     bytes_per_pixel=3.5,
     can_be_in_radar_geometry=True,
     probe_bands=(("VV", "HH"), ("VH", "HV")),
@@ -217,6 +241,7 @@ _DEM = Sensor(
     unit=METRE,
     model_unit=METRE,
     input_flag=TERRAIN,
+    notice=COPERNICUS_DEM_NOTICE,
     bytes_per_pixel=3.0,
     is_temporal=False,
     probe_bands=(("DEM",),),

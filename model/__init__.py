@@ -1,7 +1,7 @@
 """TerraMind and the models built on it. It needs torch, numpy and safetensors, not the pipeline.
 
 The public names are imported at first use, so that importing `model.errors`,
-`model.terramind.config` or `model.predictor.card_file` does not import torch.
+`model.terramind.architectures` or `model.predictor.card_file` does not import torch.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely.geometry import shape
 
-from catalogs import lonlat_geometry, passes
+from catalogs import lonlat_geometry, number_format, passes
 from catalogs.passes import sort_key
 from catalogs.scene import Caveat, RejectedScene
 from catalogs.search import duplicates
@@ -263,7 +263,8 @@ def _join_numbers(numbers: Iterable[int]) -> str:
 def _check_cloud_cover(scene: Scene, limit: float | None) -> str | None:
     if limit is None or scene.cloud_cover is None or scene.cloud_cover <= limit:
         return None
-    return f"cloud cover {scene.cloud_cover:.1f} % is above {limit:g} %"
+    cover, limit_text = number_format.format_apart(scene.cloud_cover, limit, digits=3)
+    return f"cloud cover {cover} % is above {limit_text} %"
 
 
 def _find_surplus(scenes: Sequence[Scene], max_passes: int | None) -> Iterator[tuple[Scene, str]]:

@@ -11,6 +11,7 @@ import shapely
 
 from catalogs import href_policy
 from catalogs.errors import InvalidInputError
+from catalogs.number_format import format_numbers
 from catalogs.scene import RejectedScene
 from catalogs.search import duplicates
 from catalogs.sensors import get_sensor
@@ -228,4 +229,4 @@ def _merge_bounds(
 
 def format_bbox(bounds: Sequence[float]) -> str:
     """Return (west, south, east, north) as text for a message."""
-    return f"[{', '.join(f'{value:.7g}' for value in bounds)}]"
+    return format_numbers(bounds, 7)

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from catalogs.stac.parsing import UnusableItemError, format_value, get_list
+from catalogs.stac.asset_selection import describe_assets, select_assets
+from catalogs.stac.parsing import UnusableItemError, format_value
 
 if TYPE_CHECKING:
-    from catalogs.providers.schema import Provider, ProviderCollection
+    from catalogs.providers.schema import Provider
 
 OPTICAL_LEVELS = ("S2L1C", "S2L2A")
 """Modalities that no collection may confuse: reflectance above and below the atmosphere."""
@@ -71,38 +72,6 @@ def identify_collection(item: Any, provider: Provider, *, parent: str | None = N
     return names[0]
 
 
-def select_assets(
-    item: Mapping[str, Any], collection: ProviderCollection
-) -> dict[str, Mapping[str, Any]]:
-    """Return the asset of each band: the first named asset that exists and holds one band.
-
-    Names that differ in upper and lower case only are equal, unless two assets have such names.
-    """
-    assets = item.get("assets")
-    if not isinstance(assets, Mapping):
-        return {}
-    names_by_folded: dict[str, list[str]] = {}
-    for name in assets:
-        names_by_folded.setdefault(str(name).casefold(), []).append(name)
-    selected = {}
-    for band, candidates in collection.names.items():
-        for candidate in candidates:
-            spellings = names_by_folded.get(candidate.casefold(), [])
-            name = candidate if candidate in assets or len(spellings) != 1 else spellings[0]
-            asset = assets.get(name)
-            if isinstance(asset, Mapping) and _count_bands(asset) == 1:
-                selected[band] = asset
-                break
-    return selected
-
-
-def describe_assets(item: Mapping[str, Any]) -> str:
-    """Return the names of an item's assets for a message."""
-    assets = item.get("assets")
-    names = ", ".join(sorted(map(str, assets))[:8]) if isinstance(assets, Mapping) else ""
-    return format_value(names or "none")[1:-1]
-
-
 def _read_product_modality(item: Mapping[str, Any]) -> str | None:
     """Return the modality that the item's product type or name states."""
     properties = item.get("properties")
@@ -113,7 +82,3 @@ def _read_product_modality(item: Mapping[str, Any]) -> str | None:
                 return modality
     level = _LEVEL_IN_NAME.search(str(item.get("id")))
     return f"S2{level[1]}" if level else None
-
-
-def _count_bands(asset: Mapping[str, Any]) -> int:
-    return max(1, *(len(get_list(asset, key)) for key in ("bands", "raster:bands", "eo:bands")))

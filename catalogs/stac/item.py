@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import band_names, footprint, projection, properties, radiometry
-from catalogs.stac.collection import describe_assets, select_assets
+from catalogs.stac import band_names, footprint_check, projection, properties, radiometry
+from catalogs.stac.asset_selection import describe_assets, select_assets
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
     UnusableItemError,
@@ -109,14 +109,14 @@ def read_footprint(item: Item) -> Any:
 
 
 @_raise_unusable_if_malformed
-def find_other_footprint(item: Item, area: Any) -> footprint.OtherFootprint | None:
+def find_other_footprint(item: Item, area: Any) -> footprint_check.OtherFootprint | None:
     """Return where else an item may lie, as it contradicts itself; None where it does not.
 
     Args:
         item: A STAC item.
         area: Its footprint from :func:`read_footprint`.
     """
-    return footprint.find_other_footprint(item, area)
+    return footprint_check.find_other_footprint(item, area)
 
 
 @_raise_unusable_if_malformed
@@ -184,7 +184,7 @@ def parse(
         for band, asset in assets.items()
     }
     processed, time_caveat = properties.read_processing_time(item)
-    other_footprint = footprint.find_other_footprint(item, area)
+    other_footprint = footprint_check.find_other_footprint(item, area)
     scene = Scene(
         id=item["id"],
         collection=collection_id if isinstance(collection_id, str) else "",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalogs import providers
+from catalogs.number_format import format_apart
 from catalogs.scene import Radiometry, StatedValues
 from catalogs.sensors import get_sensor
 from catalogs.stac.parsing import UnusableItemError, format_value, get_list, parse_number
@@ -175,9 +176,10 @@ def _resolve_offset(
     if collection.offset == "stated-or-baseline" and stated is not None:
         if implied is None or math.isclose(stated, implied, abs_tol=1e-9):
             return stated, None
+        stated_text, implied_text = format_apart(stated, implied)
         return stated, (
-            f"states an offset of {stated:g} although baseline {baseline} implies {implied:g}: "
-            "taken as stated"
+            f"states an offset of {stated_text} although baseline {baseline} implies "
+            f"{implied_text}: taken as stated"
         )
     if implied is None:
         return 0.0, "states neither an offset nor a baseline: taken as 0"

@@ -16,12 +16,8 @@ import click
 
 from catalogs import errors
 from flows.cli import exit_codes, signals
-from flows.cli.console import (
-    Console,
-    report_interruption,
-    report_usage_error,
-    subcommand,
-)
+from flows.cli.common_options import subcommand
+from flows.cli.console import Console, report_interruption, report_usage_error
 from flows.cli.exit_codes import EXIT_FAILED, EXIT_NOTHING_FOUND, EXIT_OK
 from flows.cli.models import models
 
@@ -81,8 +77,9 @@ def _print_version(context: click.Context, _: click.Parameter, is_requested: boo
 def command() -> None:
     """Map land cover of a region from Sentinel-1 and Sentinel-2 scenes.
 
-    Exit codes: 0 success, 1 tiles failed or the product was refused, 2 invalid command line, job or
-    file, 3 nothing found, 130 interrupted (run the same command again to resume).
+    Exit codes: 0 success, 1 tiles failed, the product was refused or another failure, 2 invalid
+    command line, job or file, 3 nothing found, 130 interrupted (run the same command again to
+    resume).
     """
 
 
@@ -105,12 +102,16 @@ def _check_tile_size(size: int | None) -> None:
 @subcommand(command, "demo")
 @click.argument("folder", type=PATH, default=Path("terramosaic-demo"), metavar="[DIR]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the synthetic country.")
-@click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Side of a scene.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PX",
+              help="Side of a scene: 512 to 1536, a multiple of 32.")  # fmt: skip
 @click.option("--tile-size", type=int, metavar="PX", help="Side of a tile, a multiple of 16.")
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Map a synthetic country and measure the accuracy of the map."""
+    """Map a synthetic country and measure the accuracy of the map.
+
+    DIR is the folder of scenes, job and product; the default is terramosaic-demo.
+    """
     _check_tile_size(tile_size)
     from flows.cli import text_output
     from flows.demo import demo
@@ -159,7 +160,9 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 
 @subcommand(command, "plan")
 @click.argument("job", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Path of the plan file.")
+@click.option(
+    "-o", "--output", type=PATH, help="Path of the plan file; by default in the product's folder."
+)
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
     """Plan a job: estimate tiles, bytes, memory, time and cost."""
@@ -326,7 +329,10 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Compare a product with its checksums and test it for seams."""
+    """Compare a product with its checksums and test it for seams.
+
+    OUT is the output folder of a job, the folder of a product, or its item.json.
+    """
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
@@ -380,7 +386,12 @@ def _parse_seeds(_: click.Context, __: click.Parameter, text: str | None) -> tup
 
 @subcommand(command, "train")
 @click.argument("job", type=PATH, required=False)
-@click.option("--out", type=PATH, metavar="DIR", help="Output folder of weights and card.")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Output folder of weights and card; by default terramosaic-train.",
+)
 @click.option(
     "--seeds",
     callback=_parse_seeds,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import click
 
 from catalogs.errors import InvalidInputError
-from flows.cli.console import Console, subcommand
+from flows.cli.common_options import subcommand
+from flows.cli.console import Console
 from flows.cli.exit_codes import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from catalogs.class_palette import format_color, parse_color
+from catalogs.default_class_colors import format_color, parse_color
 from catalogs.legend import OWN_NODATA, ClassDefinition
 from flows.config.base import ConfigModel
 from pipeline import layer_table
 
-_LAYER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+LAYER_NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]{0,62}"
+"""Regular expression of the name of a layer."""
+
 _RESERVED_NAMES = (
     *("x", "y", "time", "band", "spatial_ref"),
     *("quicklook", "zarr", "report", "style", "sld", "plan"),
 )
 # ^ coordinates of the Zarr store, and other assets of the item
-_RESERVED_PREFIXES = ("band_", "cells_", "composite_", "series_", "generated_", "style_", "sld_")
+RESERVED_PREFIXES = ("band_", "cells_", "composite_", "series_", "generated_", "style_", "sld_")
+"""Beginnings of names of other layers and files, in lower case."""
 
 
 class ClassConfig(ConfigModel):
@@ -77,19 +81,38 @@ class ClassConfig(ConfigModel):
         return self != ClassConfig(name=self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegendOptions:
+    """What a job states about the map of a model's classes beyond their names."""
+
+    layer: str | None = None
+    classes: tuple[ClassConfig, ...] = ()
+    """All classes, where more is stated of one of them than its name."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return what is stated, as JSON types."""
+        layer = {} if self.layer is None else {"layer": self.layer}
+        classes = [entry.model_dump() for entry in self.classes]
+        return {**layer, **({"classes": classes} if classes else {})}
+
+
 def check_layer_name(name: str) -> str:
     """Return the name of a layer of classes.
 
     Raises:
         ValueError: The name cannot name a file and a variable, or it names another layer.
     """
-    if not _LAYER_NAME.fullmatch(name):
+    if not re.fullmatch(LAYER_NAME_PATTERN, name):
         raise ValueError(
             f"the layer {name!r} must begin with a letter and have letters, digits and "
             "underscores only, as in burn_scars."
         )
-    others = [layer.name for layer in layer_table.list_layers() if layer.kind != "classes"]
-    taken = {*map(str.lower, others), *_RESERVED_NAMES}
-    if name.lower() in taken or name.lower().startswith(_RESERVED_PREFIXES):
+    if name.lower() in list_reserved_names() or name.lower().startswith(RESERVED_PREFIXES):
         raise ValueError(f"the name {name!r} is taken by another layer or file: write another one.")
     return name
+
+
+def list_reserved_names() -> frozenset[str]:
+    """Return the names of other layers and files, in lower case."""
+    layers = [layer.name for layer in layer_table.list_layers() if layer.kind != "classes"]
+    return frozenset((*map(str.lower, layers), *_RESERVED_NAMES))

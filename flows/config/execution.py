@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from flows.config.base import ConfigModel, check_choice
-from pipeline.plan.settings import worker_range
+from pipeline.runtime.worker_count import worker_range
 
 PATCH_SIZE = 16
 """Side of a model's patch, pixels: tiles consist of whole patches."""

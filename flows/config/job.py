@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ from flows.config.model import ModelConfig
 from flows.config.output import Output
 from flows.config.prices import Prices
 from flows.config.quality import QualityGate, Radiometry
-from flows.config.region import Region
+from flows.config.region import Region, RegionPart, join_parts
 from flows.config.schedule import Schedule
 
 SceneId = Annotated[str, Field(min_length=1)]
@@ -97,7 +98,8 @@ class Job(ConfigModel):
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         title="Bands that are composited, instead of the default ones",
         default={},
-        description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
+        description="bands of an input that the model does not take, as in {S1RTC: [HH, HV]}; an "
+        "input of the model has the model's bands",
     )
     mask: Mask = Field(
         default=Mask(),
@@ -150,6 +152,7 @@ class Job(ConfigModel):
         description="prices, as in {currency: EUR, cpu_hour: 0.04}",
     )
 
+    _region_parts: tuple[RegionPart, ...] = PrivateAttr()
     _geometry: Polygon | MultiPolygon = PrivateAttr()
 
     @field_validator("period", mode="before")
@@ -159,13 +162,13 @@ class Job(ConfigModel):
             return value
         if value == LATEST:
             return None
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if isinstance(value, bool) or not isinstance(value, str | int | dt.date):
             raise ValueError(  # noqa: TRY004
                 # ^ pydantic reports ValueError only
                 f"the period {value!r} is not a date: write {periods.ACCEPTED_FORMATS}."
             )
         try:
-            return periods.parse(str(value))
+            return periods.parse(value)
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
 
@@ -243,6 +246,11 @@ class Job(ConfigModel):
         return self._geometry
 
     @property
+    def region_parts(self) -> tuple[RegionPart, ...]:
+        """Return the polygons of the region as they are drawn."""
+        return self._region_parts
+
+    @property
     def model_inputs(self) -> tuple[str, ...]:
         """Return the inputs less the modalities that the model generates."""
         return tuple(name for name in self.inputs if name not in self.model.modalities)
@@ -255,7 +263,8 @@ def load(path: Path) -> Job:
         InvalidInputError: The file is missing or invalid; the message says how to correct it.
     """
     values = yaml_file.read(path)
-    values.setdefault("name", path.stem)
+    if values.get("name") is None:
+        values["name"] = path.stem
     return parse(values, folder=path.resolve().parent, label=str(path))
 
 
@@ -283,7 +292,9 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
             validation_messages.explain_validation_error(error, Job, label)
         ) from error
     try:
-        job._geometry = job.region.read_geometry()  # noqa: SLF001
+        parts = job.region.read_parts()
+        job._region_parts, job._geometry = parts, join_parts(parts)  # noqa: SLF001
+        # ^ not fields: read from the file that a field names, here, so that the error has the label
     except InvalidInputError as error:
         raise InvalidInputError(f"{label}: region: {error}") from error
     return job

@@ -1,17 +1,14 @@
-"""Section ``model`` of a job: architecture, tasks, weights and statistics."""
+"""Section ``model`` of a job: the model, its tasks, and what a fine-tuned one needs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import legend
-from catalogs.sensors import SENSORS
-from flows.config import yaml_file
 from flows.config.base import (
     ConfigModel,
     ExistingFile,
@@ -21,14 +18,15 @@ from flows.config.base import (
     resolve_existing_file,
     resolve_path,
 )
-from flows.config.classes import ClassConfig, check_layer_name
+from flows.config.classes import ClassConfig, LegendOptions, check_layer_name
+from flows.config.statistics import InputStatistics, read_statistics
+from flows.config.weights import WEIGHTS_SYNTAX, Weights, read_weights
 from model.errors import ModelError
-from model.predictor.input_statistics import StatisticsUnit
-from model.terramind import config, modalities
+from model.terramind import architectures, modalities
 from model.terratorch.datamodule import is_training, read_training
 from pipeline.plan.settings import ModelOptions
 
-MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
+MODEL_NAMES = (*architectures.ARCHITECTURES, "demo", "none")
 """Models known by name; any other name is the path of a ``.yaml`` configuration."""
 
 TASKS = ("land_cover", "embedding", "generate")
@@ -42,70 +40,8 @@ GENERATED_MODALITIES = tuple(
 TOKENIZER_MODALITIES = ("LULC", *GENERATED_MODALITIES)
 """Modalities whose tokenizer weights can be set."""
 
-_OTHER_MODALITIES = tuple(
-    name
-    for name in (*modalities.RASTER_MODALITIES, *modalities.TOKEN_MODALITIES)
-    if name not in SENSORS
-)
-# ^ modalities of TerraMind that a job cannot give; a file of statistics may have them too
-
 DEFAULT_TIMESTEPS = 10
 """Default number of diffusion steps of the decoder of a generated modality."""
-
-
-class Weights(ConfigModel):
-    """Source of a model's weights."""
-
-    source: Literal["shipped", "hub", "path", "random"]
-    path: Path | None = None
-    sha256: str | None = None
-    seed: int | None = None
-
-    def to_source(self) -> str | dict[str, str | int] | None:
-        """Return the ``weights`` argument of the loaders; ``None`` = the shipped weights."""
-        if self.source == "random":
-            return {"random": self.seed or 0}
-        if self.source == "path":
-            checksum = {} if self.sha256 is None else {"sha256": self.sha256}
-            return {"path": str(self.path), **checksum}
-        return "hub" if self.source == "hub" else None
-
-
-class InputStatistics(ConfigModel):
-    """Mean and standard deviation of one input, one number per band in the model's order."""
-
-    mean: Annotated[tuple[float, ...], LaxTuple] = Field(
-        title="Means", min_length=1, description="a list of numbers, one per band"
-    )
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], LaxTuple] = Field(
-        title="Standard deviations",
-        min_length=1,
-        description="a list of numbers above 0, one per band",
-    )
-
-    bands: Annotated[tuple[str, ...], LaxTuple] | None = Field(
-        title="Bands of the numbers",
-        default=None,
-        min_length=1,
-        description="a list of bands, where not the model's in its order",
-    )
-    unit: StatisticsUnit | None = Field(
-        title="Unit of the numbers",
-        default=None,
-        description="DN, reflectance, dB or m, where it is not evident",
-    )
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> InputStatistics:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations.")
-        return self
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return what is stated, as JSON types."""
-        values = {"mean": list(self.mean), "std": list(self.std)}
-        bands = {} if self.bands is None else {"bands": list(self.bands)}
-        return {**values, **bands, **({} if self.unit is None else {"unit": self.unit})}
 
 
 OneOrMoreNames = Annotated[
@@ -136,7 +72,7 @@ class ModelConfig(ConfigModel):
     weights: Weights | None = Field(
         title="Where the weights come from; by default the hub, for demo the shipped ones",
         default=None,
-        description="hub, a path, {path: …, sha256: …} or {random: SEED}",
+        description=WEIGHTS_SYNTAX,
         validate_default=False,
     )
     tokenizers: dict[str, Weights] | None = Field(
@@ -232,7 +168,7 @@ class ModelConfig(ConfigModel):
     @field_validator("weights", mode="before")
     @classmethod
     def _parse_weights(cls, value: Any, info: ValidationInfo) -> Weights | None:
-        return None if value is None else _read_weights(value, info)
+        return None if value is None else read_weights(value, info)
 
     @field_validator("tokenizers", mode="before")
     @classmethod
@@ -240,7 +176,7 @@ class ModelConfig(ConfigModel):
         if not isinstance(value, dict):
             return value
         return {
-            check_choice(name, TOKENIZER_MODALITIES, "tokenizer"): _read_weights(source, info)
+            check_choice(name, TOKENIZER_MODALITIES, "tokenizer"): read_weights(source, info)
             for name, source in value.items()
         }
 
@@ -259,15 +195,7 @@ class ModelConfig(ConfigModel):
     @field_validator("stats", mode="before")
     @classmethod
     def _read_stats(cls, value: Any, info: ValidationInfo) -> Any:
-        values = value
-        if isinstance(value, str):
-            values = yaml_file.read(resolve_existing_file(value, info))
-            values = {
-                name: entry for name, entry in values.items() if name not in _OTHER_MODALITIES
-            }
-        for name in values if isinstance(values, dict) else ():
-            check_choice(name, tuple(SENSORS), "input")
-        return values
+        return read_statistics(value, info)
 
     @field_validator("training")
     @classmethod
@@ -361,12 +289,11 @@ class ModelConfig(ConfigModel):
         return None if self.classes is None else [entry.name for entry in self.classes]
 
     @property
-    def legend_options(self) -> dict[str, Any]:
-        """Return what the job states about the map of classes beyond their names, JSON-ready."""
-        options: dict[str, Any] = {} if self.layer is None else {"layer": self.layer}
-        if any(entry.has_details for entry in self.classes or ()):
-            options["classes"] = [entry.model_dump() for entry in self.classes or ()]
-        return options
+    def legend_options(self) -> LegendOptions:
+        """Return what the job states about the map of classes beyond their names."""
+        classes = self.classes or ()
+        has_details = any(entry.has_details for entry in classes)
+        return LegendOptions(layer=self.layer, classes=classes if has_details else ())
 
     @property
     def effective_weights(self) -> Weights:
@@ -413,34 +340,3 @@ def _is_training_config(path: Path) -> bool:
     except ModelError:
         return False
         # ^ reading its statistics reports the error
-
-
-_WEIGHTS_SYNTAX = "hub, a path, {path: …, sha256: …} or {random: SEED}"
-
-
-def _read_weights(value: Any, info: ValidationInfo) -> Weights:
-    if value == "hub":
-        return Weights(source="hub")
-    if isinstance(value, str):
-        return Weights(source="path", path=_resolve_weights_path(value, info))
-    if isinstance(value, dict) and "path" in value and set(value) <= {"path", "sha256"}:
-        digest = value.get("sha256")
-        if digest is not None and not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
-            raise ValueError(f"the sha256 {digest!r} is not 64 hexadecimal digits.")
-        return Weights(
-            source="path", path=_resolve_weights_path(value["path"], info), sha256=digest
-        )
-    seed = value.get("random") if isinstance(value, dict) and set(value) == {"random"} else None
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"{value!r} is not {_WEIGHTS_SYNTAX}.")
-    return Weights(source="random", seed=seed)
-
-
-def _resolve_weights_path(value: object, info: ValidationInfo) -> Path:
-    path = resolve_path(value, info)
-    if not path.exists():
-        raise ValueError(
-            f"there are no weights at {path} (paths are relative to the job file); "
-            f"write {_WEIGHTS_SYNTAX}."
-        )
-    return path

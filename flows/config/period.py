@@ -12,6 +12,8 @@ from catalogs.errors import InvalidInputError
 ACCEPTED_FORMATS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
 """Accepted forms of a period."""
 
+_TIMESTAMP_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt\s].*")
+
 _DATE_PATTERN = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
 
@@ -45,13 +47,20 @@ class Period:
         )
 
 
-def parse(text: str) -> Period:
+def parse(value: str | int | dt.date) -> Period:
     """Parse a period; a month or a year stands for all of its days.
 
+    A date, and a time as YAML reads it from 2024-05-01T12:00:00Z, stand for their day in UTC; a
+    time without a zone is in UTC.
+
     Raises:
-        InvalidInputError: The text has another form, a date does not exist, or the end precedes
+        InvalidInputError: The value has another form, a date does not exist, or the end precedes
             the start.
     """
+    text = str(value)
+    day = _parse_time(text.strip())
+    if day is not None:
+        return Period(start=day, end=day)
     sides = [side.strip() for side in text.strip().split("/")]
     if len(sides) > 2:
         raise InvalidInputError(
@@ -60,6 +69,20 @@ def parse(text: str) -> Period:
     start, _ = _parse_side(sides[0], text)
     _, end = _parse_side(sides[-1], text)
     return Period(start=start, end=end)
+
+
+def _parse_time(text: str) -> dt.date | None:
+    """Return the day in UTC of a date with a time; None for other texts."""
+    if not _TIMESTAMP_PATTERN.fullmatch(text):
+        return None
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    try:
+        return time.astimezone(dt.UTC).date() if time.tzinfo else time.date()
+    except OverflowError:
+        return None
 
 
 def _parse_side(side: str, text: str) -> tuple[dt.date, dt.date]:

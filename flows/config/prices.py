@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from flows.config.base import ConfigModel
 
+UNIT_PRICES = ("cpu_hour", "gpu_hour", "gb_read", "thousand_requests", "gb_month")
+"""Keys of which at least one has a price."""
+
 
 class Prices(ConfigModel):
     """Unit prices; what has no price costs nothing."""
@@ -52,12 +55,7 @@ class Prices(ConfigModel):
 
     @model_validator(mode="after")
     def _check_any_price(self) -> Prices:
-        unit_prices = (
-            self.cpu_hour, self.gpu_hour, self.gb_read, self.thousand_requests, self.gb_month
-        )  # fmt: skip
-        if not any(unit_prices):
-            raise ValueError(
-                "name at least one price: cpu_hour, gpu_hour, gb_read, thousand_requests or "
-                "gb_month."
-            )
+        if not any(getattr(self, key) for key in UNIT_PRICES):
+            *keys, last_key = UNIT_PRICES
+            raise ValueError(f"name at least one price: {', '.join(keys)} or {last_key}.")
         return self

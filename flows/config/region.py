@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
+from catalogs.number_format import format_numbers
 from flows.config.base import ConfigModel, ExistingFile, LaxTuple
 
 POLYGON_TYPES = ("Polygon", "MultiPolygon")
@@ -36,6 +38,21 @@ _CRS_PREFIX = re.compile(
     r"(?:(?:OGC|EPSG)[:/](?:[\d.]*[:/])?)?",
     re.IGNORECASE,
 )
+
+
+MAX_NAME_LENGTH = 40
+"""Characters of the name of a feature that messages show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionPart:
+    """A polygon as the region's file draws it, or the bbox."""
+
+    name: str
+    """Name or id of its feature, else the number; with several polygons, also which of them."""
+
+    area: Polygon | MultiPolygon
+    """Its area in longitude and latitude; several polygons where it crosses 180 degrees."""
 
 
 class Region(ConfigModel):
@@ -60,15 +77,15 @@ class Region(ConfigModel):
             )
         return self
 
-    def read_geometry(self) -> Polygon | MultiPolygon:
-        """Return the region in longitude and latitude.
+    def read_parts(self) -> tuple[RegionPart, ...]:
+        """Return the polygons of the region in longitude and latitude.
 
         Raises:
             InvalidInputError: The region is not a valid area on Earth.
         """
         if self.bbox is not None:
-            return from_bbox(self.bbox)
-        return from_file(self.file or Path())
+            return (RegionPart(name="bbox", area=from_bbox(self.bbox)),)
+        return read_parts(self.file or Path())
 
 
 def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
@@ -81,7 +98,7 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
         InvalidInputError: The bbox is empty, reversed, or outside of longitude and latitude.
     """
     west, south, east, north = bbox
-    where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
+    where = f"The bbox {format_numbers(bbox)}"
     for lon, lat in ((west, south), (east, north)):
         _check_position(lon, lat, where)
     if south >= north:
@@ -101,8 +118,18 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
     )
 
 
+def join_parts(parts: Sequence[RegionPart]) -> Polygon | MultiPolygon:
+    """Return the union of the parts of a region."""
+    return shapely.union_all([part.area for part in parts])
+
+
 def from_file(path: Path) -> Polygon | MultiPolygon:
-    """Read a GeoJSON file as the union of its features, with longitudes within ±180°.
+    """Read a GeoJSON file as the union of its polygons: see :func:`read_parts`."""
+    return join_parts(read_parts(path))
+
+
+def read_parts(path: Path) -> tuple[RegionPart, ...]:
+    """Read the polygons of a GeoJSON file, with longitudes within ±180°.
 
     A ring crosses the antimeridian where its longitudes go beyond ±180, or where two neighbouring
     vertices are more than 180° apart: such an edge runs the short way. A ring around a pole
@@ -112,12 +139,10 @@ def from_file(path: Path) -> Polygon | MultiPolygon:
         InvalidInputError: The file is not GeoJSON, has no area, or an invalid one.
     """
     document = _read_geojson(path)
-    parts = [
-        _parse_polygons(geometry, where) for where, geometry in _iterate_geometries(document, path)
-    ]
+    parts = [part for drawn in _iterate_geometries(document, path) for part in _parse_parts(drawn)]
     if not parts:
         raise InvalidInputError(f"{path} holds no geometry: draw at least one polygon in it.")
-    return shapely.union_all(parts)
+    return tuple(parts)
 
 
 def _split_at_antimeridian(area: Polygon) -> Polygon | MultiPolygon:
@@ -193,7 +218,19 @@ def _read_crs_name(crs: Any) -> str | None:
     return None if name is None else str(name)
 
 
-def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DrawnGeometry:
+    """A GeoJSON geometry of a region file, unchecked."""
+
+    geometry: Any
+    name: str
+    """What the parts of the region are called after."""
+
+    where: str
+    """Where it is in the file, for errors."""
+
+
+def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[_DrawnGeometry]:
     kind = document["type"]
     _check_crs(document, f"The region file {path}")
     if kind == "FeatureCollection":
@@ -203,27 +240,61 @@ def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tup
         for number, feature in enumerate(features, start=1):
             geometry = feature.get("geometry") if isinstance(feature, dict) else None
             _check_crs(feature, f"{path}: feature {number}")
-            yield from _flatten_collection(geometry, f"{path}: feature {number}")
+            name = _read_feature_name(feature) or f"feature {number}"
+            yield from _flatten_collection(geometry, name, f"{path}: feature {number}")
     elif kind == "Feature":
-        yield from _flatten_collection(document.get("geometry"), f"{path}: the feature")
+        name = _read_feature_name(document) or "the feature"
+        yield from _flatten_collection(document.get("geometry"), name, f"{path}: the feature")
     else:
-        yield from _flatten_collection(document, f"{path}: the geometry")
+        yield from _flatten_collection(document, "the geometry", f"{path}: the geometry")
 
 
-def _flatten_collection(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _read_feature_name(feature: Any) -> str | None:
+    """Return the name of a GeoJSON feature, else its id; None where it has neither."""
+    if not isinstance(feature, dict):
+        return None
+    properties = feature.get("properties")
+    values = {
+        str(key).casefold(): value
+        for key, value in (properties if isinstance(properties, dict) else {}).items()
+    }
+    for prefix, value in (
+        ("", values.get("name")),
+        ("id ", feature.get("id")),
+        ("id ", values.get("id")),
+    ):
+        if isinstance(value, str) or _is_number(value):
+            printable = "".join(letter if letter.isprintable() else " " for letter in str(value))
+            name = " ".join(printable.split())
+            if name:
+                return f"{prefix}{name[:MAX_NAME_LENGTH]}"
+    return None
+
+
+def _flatten_collection(geometry: Any, name: str, where: str) -> Iterator[_DrawnGeometry]:
     """Yield the geometries of a GeometryCollection, or the geometry itself."""
     _check_crs(geometry, where)
     if not isinstance(geometry, dict) or geometry.get("type") != "GeometryCollection":
-        yield where, geometry
+        yield _DrawnGeometry(geometry=geometry, name=name, where=where)
         return
     members = geometry.get("geometries")
     if not isinstance(members, list):
         raise InvalidInputError(f"{where} is a GeometryCollection without a list of 'geometries'.")
     for number, member in enumerate(members, start=1):
-        yield from _flatten_collection(member, f"{where}, geometry {number}")
+        yield from _flatten_collection(
+            member, f"geometry {number} of {name}", f"{where}, geometry {number}"
+        )
 
 
-def _parse_polygons(geometry: Any, where: str) -> Polygon | MultiPolygon:
+def _parse_parts(drawn: _DrawnGeometry) -> Iterator[RegionPart]:
+    """Yield the polygons of a geometry."""
+    areas = _parse_polygons(drawn.geometry, drawn.where)
+    for number, area in enumerate(areas, start=1):
+        name = drawn.name if len(areas) == 1 else f"polygon {number} of {drawn.name}"
+        yield RegionPart(name=name, area=area)
+
+
+def _parse_polygons(geometry: Any, where: str) -> list[Polygon | MultiPolygon]:
     if not isinstance(geometry, dict):
         raise InvalidInputError(f"{where} has no geometry: draw a polygon, or remove the feature.")
     kind = geometry.get("type")
@@ -243,11 +314,13 @@ def _parse_polygons(geometry: Any, where: str) -> Polygon | MultiPolygon:
         raise InvalidInputError(
             f"{where} is not a {kind} as GeoJSON writes it: {error}."
         ) from error
-    shape = shapely.union_all([_subtract_holes(rings, where) for rings in unwrapped])
+    areas = [_subtract_holes(rings, where) for rings in unwrapped]
     # ^ polygons that overlap or share an edge are accepted, though not valid as a MultiPolygon
-    if shape.area == 0:
-        raise InvalidInputError(f"{where} is a {kind} with zero area: draw a larger one.")
-    return shape
+    if any(area.area == 0 for area in areas):
+        raise InvalidInputError(
+            f"{where} is a {kind} with a polygon of zero area: draw a larger one, or remove it."
+        )
+    return areas
 
 
 def _subtract_holes(rings: Sequence[Polygon], where: str) -> Polygon | MultiPolygon:
@@ -308,5 +381,5 @@ def _check_position(lon: float, lat: float, where: str) -> None:
             "longitude must be within -180..180 (-360..360 across 180°), latitude within -90..90."
         )
     raise InvalidInputError(
-        f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}"
+        f"{where} has the position ({lon:.10g}, {lat:.10g}), which is not on Earth: {advice}"
     )

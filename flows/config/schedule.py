@@ -17,7 +17,10 @@ from flows.config.base import ConfigModel
 MAX_PERIODS = 5000
 """Largest number of periods in a series."""
 
-_CRON_PATTERN = re.compile(r"\S+( \S+){4}|@(hourly|daily|weekly|monthly|yearly)")
+_FORMATS_OF_FROM = "YYYY-MM-DD, YYYY-MM or YYYY"
+
+CRON_PATTERN = r"\s*(\S+(\s+\S+){4}|@(hourly|daily|weekly|monthly|yearly))\s*"
+"""Regular expression of the five fields of cron, or of a word that stands for them."""
 
 
 class Schedule(ConfigModel):
@@ -30,7 +33,7 @@ class Schedule(ConfigModel):
         title="Begin of the series",
         default=None,
         alias="from",
-        description="the day that periods are counted from: YYYY, YYYY-MM or YYYY-MM-DD",
+        description=f"the day that periods are counted from: {_FORMATS_OF_FROM}",
     )
     cron: str = Field(
         title="When due periods are looked for",
@@ -84,22 +87,24 @@ class Schedule(ConfigModel):
     @field_validator("since", mode="before")
     @classmethod
     def _parse_since(cls, value: Any) -> dt.date | None:
-        if value is None or isinstance(value, dt.date):
+        if value is None:
             return value
         try:
-            return periods.parse(str(value)).start
+            first = periods.parse(value)
         except InvalidInputError as error:
+            raise ValueError(f"{value!r} is not a day: write {_FORMATS_OF_FROM}.") from error
+        if "/" in str(value):
             raise ValueError(
-                f"{value!r} is not a day: write YYYY-MM-DD, YYYY-MM or YYYY."
-            ) from error
+                f"{value!r} is a period, and the series begins on a day: write {_FORMATS_OF_FROM}."
+            )
+        return first.start
 
     @field_validator("cron")
     @classmethod
     def _check_cron(cls, value: str) -> str:
-        plain = " ".join(value.split())
-        if not _CRON_PATTERN.fullmatch(plain):
+        if not re.fullmatch(CRON_PATTERN, value):
             raise ValueError(f"{value!r} does not have the five fields of cron, as in '0 6 * * *'.")
-        return plain
+        return " ".join(value.split())
 
     @field_validator("timezone")
     @classmethod

@@ -23,7 +23,7 @@ from model.predictor import edge_effect, registry
 from model.predictor.card_file import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
 from model.predictor.task_predictors import SegmentationPredictor
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.modalities import Statistics, get_raster_modality
 from model.terramind.segmentation_head import Segmenter
 from model.tools import card_markdown
@@ -206,7 +206,7 @@ def _build_card(
 ) -> Card:
     return Card(
         name="demo",
-        architecture=config.resolve_architecture(training_config.architecture),
+        architecture=architectures.resolve_architecture(training_config.architecture),
         inputs={name: get_raster_modality(name).bands for name in training_data.INPUTS},
         statistics=statistics,
         layers=tuple(network.layers),

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.plan.settings import WorkerCount, worker_range
 from pipeline.runtime import cancellation
+from pipeline.runtime.worker_count import WorkerCount, worker_range
 
 POLL_INTERVAL = 1.0
 """Seconds after which the engine checks whether the run was cancelled."""

@@ -21,8 +21,8 @@ from flows.execution import (
     model_cache,
 )
 from flows.execution.tile_worker import ProcessTile, process_tile
-from pipeline.plan.settings import WorkerCount
 from pipeline.runtime import cancellation
+from pipeline.runtime.worker_count import WorkerCount
 from pipeline.tile import TileResult
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from flows.execution import (
 from pipeline import tile
 from pipeline.inference.batching import WindowCache
 from pipeline.plan.plan import Plan
-from pipeline.reading import provider_connections
+from pipeline.reading import http_connections
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.runtime.io_statistics import IoStatistics
 from pipeline.storage import plan_file, receipt
@@ -114,7 +114,7 @@ def process_tile(
         processes: Number of processes that share the providers' connections.
     """
     memory_release.trim_heap()
-    provider_connections.divide_connections(processes)
+    http_connections.divide_connections(processes)
     path = Path(plan_path)
     mtime_ns = path.stat().st_mtime_ns
     with _load_lock:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from prefect import runtime
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.concurrency.sync import concurrency
 
+from flows.config.job import Job
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation
 
@@ -51,6 +52,23 @@ def find_slot(plan: Plan) -> str | None:
     """Return the slot that a plan's tiles need: the job's, or that of GPUs; None = none."""
     on_gpu = plan.model is not None and plan.model.device == "cuda"
     return plan.settings.execution.slot or (GPU_SLOT if on_gpu else None)
+
+
+def get_job_slot(job: Job) -> str:
+    """Return the slot of a deployed job's runs: the job's, or that of GPUs."""
+    return job.execution.slot or GPU_SLOT
+
+
+def ensure_limits(client: SyncPrefectClient, jobs: Iterable[Job], limit: int) -> None:
+    """Have the server limit the runs that hold the slot of each job at the same time.
+
+    Args:
+        client: a client of the server.
+        jobs: the jobs that are deployed.
+        limit: runs that may hold one slot at a time.
+    """
+    for slot in sorted({get_job_slot(job) for job in jobs}):
+        client.upsert_global_concurrency_limit_by_name(limit_name(slot), limit)
 
 
 @contextmanager

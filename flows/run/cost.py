@@ -14,8 +14,9 @@ from flows.run.results import ActualUsage, Cost, CostParts, PlannedUsage, RunRes
 from pipeline import resource_estimate, reuse
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
-from pipeline.plan.settings import CORES_PER_TILE, PriceList, worker_range
+from pipeline.plan.settings import PriceList
 from pipeline.resource_estimate import ResourceEstimate
+from pipeline.runtime.worker_count import CORES_PER_TILE, worker_range
 from pipeline.storage import receipt
 
 BYTES_PER_GB = 1e9

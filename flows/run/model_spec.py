@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def load_model(job: Job) -> LoadedModel:
     """Load the model of a job; it stays in memory for the run.
 
     Raises:
-        InvalidInputError: the model's classes cannot be mapped, or the overlap is too large.
+        InvalidInputError: the model's classes cannot be mapped, the overlap is too large, or the
+            job names other bands of an input than the model takes.
         ModelError: the model cannot be loaded, or contradicts the job.
     """
     memory_release.trim_heap()
@@ -48,6 +50,7 @@ def load_model(job: Job) -> LoadedModel:
         precision=job.execution.precision,
         nan_policy="fill",
     )
+    _check_bands(job, predictor.inputs)
     model_cache.store_predictor(predictor)
     batch = job.execution.batch
     model_spec = ModelSpec(
@@ -72,20 +75,35 @@ def load_model(job: Job) -> LoadedModel:
     )
 
 
+def _check_bands(job: Job, inputs: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a list of bands in the job that is not the one that the model takes."""
+    for name, bands in job.bands.items():
+        model_bands = inputs.get(name, bands)
+        if list(bands) != list(model_bands):
+            raise InvalidInputError(
+                f"bands names {', '.join(bands)} of {name}, but the model {job.model.label} takes "
+                f"{', '.join(model_bands)} in this order: remove {name} from bands, as an input of "
+                "the model has the model's bands. For composites of other bands, write model: "
+                "{name: none} and output: {composites: true}."
+            )
+
+
 def _build_output_spec(job: Job, output: spec.OutputSpec) -> OutputSpec:
     """Return the specification of an output, with the legend and the layer of its classes.
 
     Raises:
         InvalidInputError: the model's classes cannot be mapped.
     """
+    class_map = model_legend.build_class_map(job, output)
     return OutputSpec(
         task=output.task,
         class_names=output.class_names,
+        legend=class_map.legend,
+        layer=class_map.layer,
         bands=output.bands,
         stride=output.stride,
         modality=output.modality,
         unit=output.unit,
-        **model_legend.choose_legend(job, output),
     )
 
 

@@ -61,14 +61,14 @@ class CheckOptions:
     bands: Mapping[str, Sequence[str]]
     """Modality → bands that are used, masks included."""
 
-    searched_region: Any
+    region: Any
     """Shapely area in longitude and latitude that the scenes are used for."""
 
     mapped_region: Any
-    """The part of it that the product shows, without what a model needs around it."""
+    """The part of it that is mapped."""
 
     proof: Literal["refuse", "warn", "off"]
-    """What a contradiction of pixels leads to; off = pixels are not read."""
+    """What a contradiction of pixels leads to; off = pixels only tell documents apart."""
 
 
 def list_used_bands(
@@ -166,7 +166,11 @@ class _Checks:
             "headers",
             scenes,
             lambda batch, threads: header_check.check_scenes(
-                batch, self._select_bands, region=self.options.searched_region, threads=threads
+                batch,
+                self._select_bands,
+                region=self.options.region,
+                mapped_region=self.options.mapped_region,
+                threads=threads,
             ),
             self.progress,
         )

@@ -108,7 +108,7 @@ def search_scenes(
     if check_files:
         options = CheckOptions(
             bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
-            searched_region=searched,
+            region=searched,
             mapped_region=region,
             proof=job.radiometry.proof,
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config import job_schema
+from flows.config import job_reference, job_schema
 from flows.run import model_results, results
 from flows.run.results import Result
 
@@ -78,7 +78,7 @@ def format_documents() -> dict[str, str]:
     return {
         **{f"json/{name}.schema.json": format_schema(name) for name in SCHEMAS},
         "json/job.schema.json": job_schema.format_schema(),
-        "job.md": job_schema.format_reference(),
+        "job.md": job_reference.format_reference(),
     }
 
 

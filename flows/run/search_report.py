@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import format_time
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import scene_search
+from flows.run import product_grids, scene_search
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
+from flows.run.scene_search import SceneSearchResult
 from pipeline.product import descriptions
 from pipeline.product.report import search_page
 from pipeline.quality import coverage
@@ -33,6 +35,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
     selection, region = search_result.selection, search_result.region
     warnings = (
         *map(descriptions.predict_refusal, scene_search.list_shortfalls(job, search_result)),
+        *_list_grid_warnings(job, search_result),
         *descriptions.summarise_caveats(search_result.caveats),
     )
     days = coverage.group_by_day(selection.used, selection.refused, region)
@@ -90,3 +93,15 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
         report=None if report is None else str(report),
         warnings=warnings,
     )
+
+
+def _list_grid_warnings(job: Job, search_result: SceneSearchResult) -> Iterator[str]:
+    """Yield what is known of the product's grids before the model is loaded."""
+    try:
+        grids = product_grids.build_grids(job, search_result)
+        mosaic_grids = product_grids.build_mosaic_grids(job, search_result, grids)
+        caveats = tuple(product_grids.find_unmapped_parts(job, grids, mosaic_grids))
+    except InvalidInputError as error:
+        yield descriptions.predict_refusal(str(error))
+    else:
+        yield from descriptions.summarise_caveats(caveats)

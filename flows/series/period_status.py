@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shapely.geometry import shape
 
-from catalogs import lonlat_geometry
+from catalogs import lonlat_geometry, number_format
 from catalogs.errors import NothingFoundError
 from catalogs.sensors import get_sensor
 from flows.config.job import Job
@@ -74,7 +74,13 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
     )
     reasons = scene_search.list_shortfalls(job, search_result)
     if coverage < job.schedule.min_coverage:
-        reasons.insert(0, f"{dated_input} covers {coverage:.0%} of the region")
+        share, limit = number_format.format_apart(
+            100 * coverage, 100 * job.schedule.min_coverage, digits=3
+        )
+        reasons.insert(
+            0,
+            f"{dated_input} covers {share} % of the region, and schedule.min_coverage is {limit} %",
+        )
     cloud_covers = [scene.cloud_cover for scene in dated if scene.cloud_cover is not None]
     return PeriodSummary(
         period=period,

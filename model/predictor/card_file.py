@@ -18,7 +18,7 @@ from typing import Any
 from model.errors import ModelError, join_names
 from model.predictor import edge_effect
 from model.predictor.edge_effect import EdgeEffect
-from model.terramind.config import Architecture, read_mapping, resolve_architecture
+from model.terramind.architectures import Architecture, read_mapping, resolve_architecture
 from model.terramind.modalities import (
     IMAGE_SIZE,
     LULC_CLASSES,
@@ -292,19 +292,38 @@ def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
         modality = get_raster_modality(name).name
         if isinstance(entry, Statistics):
             statistics[modality] = entry
-            continue
-        try:
-            statistics[modality] = Statistics(
-                mean=_to_floats(entry["mean"]), std=_to_floats(entry["std"])
-            )
-        except (TypeError, ValueError, KeyError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
-                f"value is of the wrong kind ({error!r})"
-            ) from error
+        else:
+            mean, std = parse_numbers(name, entry)
+            statistics[modality] = Statistics(mean=mean, std=std)
     return statistics
+
+
+def parse_numbers(
+    name: str, entry: Any, other_keys: Sequence[str] = ()
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and standard deviations of {mean: [...], std: [...]}.
+
+    Args:
+        name: of the modality.
+        entry: its statistics.
+        other_keys: that may stand beside `mean` and `std`.
+
+    Raises:
+        ModelError: a key is missing or unknown, or values are of the wrong kind.
+    """
+    known = ("mean", "std", *other_keys)
+    unknown = [key for key in entry if key not in known] if isinstance(entry, Mapping) else []
+    if unknown:
+        raise ModelError(
+            f"statistics of {name}: unknown {join_names(unknown)}; known are {join_names(known)}"
+        )
+    try:
+        return _to_floats(entry["mean"]), _to_floats(entry["std"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
+            f"value is of the wrong kind ({error!r})"
+        ) from error
 
 
 def write(path: str | Path, card: Card) -> None:

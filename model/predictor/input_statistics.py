@@ -8,14 +8,14 @@ the unit takes their place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from model.errors import ModelError, join_names
-from model.predictor.card_file import Card
-from model.terramind.config import read_mapping
+from model.predictor.card_file import Card, parse_numbers
+from model.terramind.architectures import read_mapping
 from model.terramind.modalities import RasterModality, Statistics, get_raster_modality
 from model.terratorch.channels import translate_band
 
@@ -58,8 +58,22 @@ class ResolvedStatistics:
     """Statistics of one input in the unit of its pixels and in the order of its channels."""
 
     statistics: Statistics
-    note: str | None = None
-    """What was converted, if anything."""
+    notes: tuple[str, ...] = ()
+    """What was converted, put in another order or left out."""
+
+
+def list_units(name: str) -> tuple[StatisticsUnit, ...]:
+    """Return the units in which statistics of a modality may be stated.
+
+    Raises:
+        ModelError: unknown modality.
+    """
+    pixel_unit = get_raster_modality(name).unit
+    return tuple(
+        unit
+        for unit in get_args(StatisticsUnit)
+        if unit == pixel_unit or (unit == "reflectance" and pixel_unit == "DN")
+    )
 
 
 def parse_stated_statistics(values: Mapping[str, Any] | None) -> dict[str, StatedStatistics]:
@@ -72,23 +86,18 @@ def parse_stated_statistics(values: Mapping[str, Any] | None) -> dict[str, State
     """
     statistics: dict[str, StatedStatistics] = {}
     for name, entry in (values or {}).items():
-        modality = get_raster_modality(name).name
-        try:
-            is_record = isinstance(entry, Statistics)
-            mean, std = (entry.mean, entry.std) if is_record else (entry["mean"], entry["std"])
-            statistics[modality] = StatedStatistics(
-                mean=tuple(float(value) for value in mean),
-                std=tuple(float(value) for value in std),
-                bands=None if is_record else _parse_bands(entry.get("bands")),
-                unit=None if is_record else _parse_unit(modality, entry.get("unit")),
+        modality = get_raster_modality(name)
+        if isinstance(entry, Statistics):
+            stated = StatedStatistics(mean=entry.mean, std=entry.std)
+        else:
+            mean, std = parse_numbers(name, entry, ("bands", "unit"))
+            stated = StatedStatistics(
+                mean=mean,
+                std=std,
+                bands=_parse_bands(modality, entry.get("bands")),
+                unit=_parse_unit(modality.name, entry.get("unit")),
             )
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
-                f"value is of the wrong kind ({error!r})"
-            ) from error
+        statistics[modality.name] = stated
     return statistics
 
 
@@ -98,11 +107,11 @@ def check_card(card: Card) -> Card:
     Raises:
         ModelError: they are in another one.
     """
-    own = {
+    stated = {
         name: StatedStatistics(mean=entry.mean, std=entry.std, bands=card.inputs[name])
         for name, entry in card.statistics.items()
     }
-    return set_statistics(card, own)[0]
+    return set_statistics(card, stated)[0]
 
 
 def override_statistics(
@@ -145,7 +154,7 @@ def set_statistics(card: Card, stated: Mapping[str, StatedStatistics]) -> tuple[
     }
     statistics = {name: entry.statistics for name, entry in resolved.items()}
     return card.with_statistics(statistics), [
-        entry.note for entry in resolved.values() if entry.note
+        note for entry in resolved.values() for note in entry.notes
     ]
 
 
@@ -166,43 +175,62 @@ def resolve_statistics(
             + (": mean and std are swapped" if swapped else "")
         )
     _check_swapped(modality, bands, mean, std)
-    if stated.unit == "reflectance":
-        return _scale_reflectance(modality, mean, std, None)
-    if stated.unit is None:
+    notes = tuple(_note_bands(modality, bands, stated))
+    unit = stated.unit
+    if unit is None:
         reason = _find_other_unit(modality, bands, mean, std)
         if reason == "reflectance":
-            return _scale_reflectance(
-                modality,
-                mean,
-                std,
+            unit = "reflectance"
+            note = (
                 f"{modality.name}: the statistics are in reflectance of 0 to 1 (means "
                 f"{_join(mean)}): they were multiplied by {REFLECTANCE_SCALE:.0f}, as the model is "
-                "given DN",
+                "given DN"
             )
-        if reason:
+            notes += (note,)
+        elif reason:
             raise ModelError(f"{modality.name}: means {_join(mean)} and stds {_join(std)} {reason}")
-        if stated.bands is None:
+        elif stated.bands is None:
             _check_order(modality, bands, mean)
-    return ResolvedStatistics(statistics=Statistics(mean=mean, std=std))
+    statistics = (
+        _scale_reflectance(modality, mean, std)
+        if unit == "reflectance"
+        else Statistics(mean=mean, std=std)
+    )
+    return ResolvedStatistics(statistics=statistics, notes=notes)
 
 
-def _parse_bands(bands: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if bands is None else tuple(str(band) for band in bands)
+def _note_bands(
+    modality: RasterModality, bands: Sequence[str], stated: StatedStatistics
+) -> Iterator[str]:
+    """Yield a note where the numbers are of other bands than the model's, or in another order."""
+    names = [translate_band(modality, band) for band in stated.bands or bands]
+    unused = [name for name in names if name not in bands]
+    if unused:
+        yield (
+            f"{modality.name}: the statistics of {join_names(unused, 13)} are not used, as the "
+            f"model takes {join_names(bands, 13)}"
+        )
+    if [name for name in names if name in bands] != list(bands):
+        yield (
+            f"{modality.name}: the statistics are of {join_names(names, 13)} in this order, and "
+            f"were put in that of the model's bands, {join_names(bands, 13)}"
+        )
+
+
+def _parse_bands(modality: RasterModality, bands: object) -> tuple[str, ...] | None:
+    if bands is None:
+        return None
+    if isinstance(bands, str) or not isinstance(bands, Sequence):
+        raise ModelError(f"statistics of {modality.name}: bands must be a list, not {bands!r}")
+    return tuple(modality.bands[modality.band_index(str(band))] for band in bands)
 
 
 def _parse_unit(name: str, unit: object) -> StatisticsUnit | None:
-    own = get_raster_modality(name).unit
-    allowed = [
-        known
-        for known in get_args(StatisticsUnit)
-        if known == own or (known == "reflectance" and own == "DN")
-    ]
-    if unit is not None and unit not in allowed:
-        raise ModelError(
-            f"statistics of {name}: the unit {unit!r} is not supported; {join_names(allowed)} is, "
-            "the unit of the pixels that the model is given"
-        )
-    return cast("StatisticsUnit | None", unit)
+    units = list_units(name)
+    if unit is None or unit in units:
+        return unit
+    advice = f"write {' or '.join(units)}" if units else "remove it"
+    raise ModelError(f"statistics of {name}: the unit {unit!r} is not supported: {advice}")
 
 
 def _select_bands(
@@ -237,19 +265,16 @@ def _select_bands(
 
 
 def _scale_reflectance(
-    modality: RasterModality, mean: tuple[float, ...], std: tuple[float, ...], note: str | None
-) -> ResolvedStatistics:
+    modality: RasterModality, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Statistics:
     if max(map(abs, mean)) > _MAX_REFLECTANCE:
         raise ModelError(
             f"{modality.name}: means {_join(mean)} are no reflectance of 0 to 1: remove the unit, "
             "or write DN"
         )
-    return ResolvedStatistics(
-        statistics=Statistics(
-            mean=tuple(value * REFLECTANCE_SCALE for value in mean),
-            std=tuple(value * REFLECTANCE_SCALE for value in std),
-        ),
-        note=note,
+    return Statistics(
+        mean=tuple(value * REFLECTANCE_SCALE for value in mean),
+        std=tuple(value * REFLECTANCE_SCALE for value in std),
     )
 
 
@@ -375,8 +400,8 @@ def _check_order(modality: RasterModality, bands: Sequence[str], mean: tuple[flo
     )
 
 
-def _are_close(values: Sequence[float], others: Sequence[float]) -> bool:
-    return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values, others, strict=True))
+def _are_close(values: Sequence[float], published: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values, published, strict=True))
 
 
 def _join(values: Sequence[float]) -> str:

@@ -34,7 +34,7 @@ from model.predictor.task_predictors import (
     SegmentationPredictor,
 )
 from model.predictor.window_validation import NanPolicy
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.modalities import get_raster_modality
@@ -47,7 +47,7 @@ from model.weights.tokenizer_loading import tokenizer
 DEMO = "demo"
 DEMO_CARD_PATH = Path(__file__).parents[1] / "demo" / "card.json"
 
-MODEL_NAMES = (DEMO, *config.ARCHITECTURES)
+MODEL_NAMES = (DEMO, *architectures.ARCHITECTURES)
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -171,7 +171,7 @@ def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
     """
     if name == DEMO:
         return _read_demo_card()
-    if config.is_config_file(name):
+    if architectures.is_config_file(name):
         card = card_file.read(name, inputs)
         if card.tokenizer is not None:
             TokenizerConfig.parse({"modality": "LULC", **card.tokenizer})
@@ -179,7 +179,7 @@ def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
         return replace(card, weights=_resolve_weights_path(card.weights, Path(name).parent))
     if name == "none":
         raise ModelError("the model none means composites only: there is no model to load")
-    if name not in config.ARCHITECTURES:
+    if name not in architectures.ARCHITECTURES:
         raise ModelError(
             f"unknown model {name!r}; known are {join_names(MODEL_NAMES)}, none (composites only), "
             "or a .yaml file with a model card"
@@ -187,7 +187,7 @@ def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
     chosen = [get_raster_modality(modality) for modality in inputs or DEFAULT_INPUTS]
     return Card(
         name=name,
-        architecture=config.resolve_architecture(name),
+        architecture=architectures.resolve_architecture(name),
         inputs={modality.name: modality.bands for modality in chosen},
         statistics={},
     )
@@ -239,7 +239,7 @@ def _resolve_weights_path(
 
 def can_generate(name: str, card: Card) -> bool:
     """Tell whether a model is a TerraMind model, which can generate, and not a segmenter."""
-    return name in config.ARCHITECTURES or card.tokenizer is not None
+    return name in architectures.ARCHITECTURES or card.tokenizer is not None
 
 
 def _load_encoder(card: Card, source: WeightSource, *, has_head: bool) -> Encoder:
@@ -264,7 +264,7 @@ def _load_generator(
         head = "its weights hold no land-cover head, and " if "LULC" in targets else ""
         raise ModelError(
             f"{name}: {head}a segmenter generates nothing: use "
-            f"{join_names(config.ARCHITECTURES)}, or a configuration with `tokenizer:` and "
+            f"{join_names(architectures.ARCHITECTURES)}, or a configuration with `tokenizer:` and "
             "architecture.decoder_depth"
         )
     if _select_band_subsets(card):

@@ -22,8 +22,8 @@ from model.predictor.predictor import InferenceOptions, Predictor, WindowBatch
 from model.predictor.spec import OutputSpec, PredictorSpec, build_spec, select_inputs
 from model.predictor.task_options import embedding_output, generated_output
 from model.terramind.encoder import Encoder
+from model.terramind.generation.encoded_batch import EncodedBatch
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.one_pass import EncodedBatch
 from model.terramind.generation.value_scaling import Scaling
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, TARGET_MODALITIES
 from model.terramind.segmentation_head import Segmenter

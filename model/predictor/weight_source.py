@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import ModelError, WeightsError, join_names
 from model.predictor.card_file import Card
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.modalities import get_target_modality
 from model.terramind.tokenizers.config import NAME_PREFIX, TokenizerConfig
 from model.terratorch import lightning_checkpoint
@@ -22,7 +22,9 @@ from model.weights.loading import WeightSource
 
 def find_published_name(card: Card) -> str | None:
     """Return the published name of a card's architecture; None for any other architecture."""
-    published = ((name, config.resolve_architecture(name)) for name in config.ARCHITECTURES)
+    published = (
+        (name, architectures.resolve_architecture(name)) for name in architectures.ARCHITECTURES
+    )
     return next(
         (name for name, architecture in published if architecture == card.architecture), None
     )
@@ -41,7 +43,7 @@ def choose_source(name: str, card: Card, requested: WeightSource) -> WeightSourc
         WeightsError: no source is requested, and the model has no default one.
     """
     loading.check_weight_source(requested)
-    is_custom = name not in config.ARCHITECTURES
+    is_custom = name not in architectures.ARCHITECTURES
     if requested is not None and not (is_custom and requested == "hub"):
         return requested
     if is_custom and card.weights is not None:

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.embeddings import Embedding, SequenceEmbedding, TokenEmbedding
 from model.terramind.encoder import Encoder
 from model.terramind.keys import EncoderDecoderKeys

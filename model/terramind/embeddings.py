@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.input_validation import check_token_ids
 from model.terramind.layers import (
     Float32Module,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.embeddings import (
     InputEmbedding,
     RasterEmbedding,

@@ -50,8 +50,7 @@ def name_channels(
         channels: names in the model.
         declared: whether the checkpoint states them; otherwise all bands of the modality.
         training: what the training states, if known.
-        stated: bands of the statistics that the user states. Those of the checkpoint in another
-            order are the checkpoint's; other bands come before them, and are told.
+        stated: bands of the statistics that the user states; see :func:`_compare_with_checkpoint`.
 
     Raises:
         ModelError: another number of names than channels, a name that is not a band, or names of
@@ -60,12 +59,12 @@ def name_channels(
     channels = tuple(translate_band(modality, band) for band in channels)
     if stated is not None:
         bands = tuple(translate_band(modality, band) for band in stated)
-        _check_bands(modality, bands, len(channels), "the job")
-        return _compare_with_checkpoint(bands, channels if declared else None)
+        _check_bands(modality, bands, channels, "the job")
+        return _compare_with_checkpoint(modality, bands, channels, declared)
     named, note = _name_by_training(modality, channels, declared, training)
     if named is None:
-        return ChannelNames(bands=_check_bands(modality, channels, len(channels), "the checkpoint"))
-    _check_bands(modality, named, len(channels), "the training")
+        return ChannelNames(bands=_check_bands(modality, channels, channels, "the checkpoint"))
+    _check_bands(modality, named, channels, "the training")
     if declared and named != channels and all(band in modality.bands for band in channels):
         raise ModelError(
             f"{modality.name}: the checkpoint has the bands {join_names(channels, _LISTED)}, but "
@@ -77,19 +76,31 @@ def name_channels(
 
 
 def _compare_with_checkpoint(
-    bands: tuple[str, ...], declared: tuple[str, ...] | None
+    modality: RasterModality, bands: tuple[str, ...], channels: tuple[str, ...], declared: bool
 ) -> ChannelNames:
-    """Return the bands that the user states, or the checkpoint's where they are the same ones."""
-    if declared is None or bands == declared:
+    """Return the bands that the user states, compared with those of the checkpoint.
+
+    The same bands in another order are those of a checkpoint that names them: its own order holds.
+    Of a checkpoint that does not, the stated order is that of the channels. Other bands than the
+    checkpoint names are given to it. What differs is told.
+    """
+    if bands == channels or not (declared or set(channels) <= set(modality.bands)):
         return ChannelNames(bands=bands)
-    if set(bands) == set(declared):
-        return ChannelNames(bands=declared)
-        # ^ the order is that of the numbers
-    return ChannelNames(
-        bands=bands,
-        note=f"the checkpoint names its bands {join_names(declared, _LISTED)}, and is given "
-        f"{join_names(bands, _LISTED)}, as the job states",
-    )
+        # ^ channels that nothing else names
+    if declared and set(bands) == set(channels):
+        return ChannelNames(bands=channels)
+    if declared:
+        note = (
+            f"the checkpoint names its bands {join_names(channels, _LISTED)}, and is given "
+            f"{join_names(bands, _LISTED)}, as the job states"
+        )
+    else:
+        note = (
+            f"the checkpoint does not name its bands: they are taken as "
+            f"{join_names(bands, _LISTED)}, the order of the job; TerraMind's own order is "
+            f"{join_names(modality.bands, _LISTED)}"
+        )
+    return ChannelNames(bands=bands, note=f"{modality.name}: {note}")
 
 
 def _name_by_training(
@@ -135,8 +146,9 @@ def _name_by_training(
 
 
 def _check_bands(
-    modality: RasterModality, bands: tuple[str, ...], count: int, origin: str
+    modality: RasterModality, bands: tuple[str, ...], channels: tuple[str, ...], origin: str
 ) -> tuple[str, ...]:
+    """Return the names of channels, if they are bands of the sensor, each once."""
     unknown = [band for band in bands if band not in modality.bands]
     if unknown:
         raise ModelError(
@@ -145,10 +157,10 @@ def _check_bands(
             f"{join_names(modality.aliases, _LISTED)}). State the bands in the order of the model: "
             f"stats: {{{modality.name}: {{bands: […], mean: […], std: […]}}}}"
         )
-    if len(bands) != count or len(set(bands)) < len(bands):
+    if len(bands) != len(channels) or len(set(bands)) < len(bands):
         raise ModelError(
-            f"{modality.name}: the checkpoint has {count} channels, and {origin} names "
-            f"{len(bands)}: {join_names(bands, _LISTED)}. Name each channel once, in "
-            "the order of the model"
+            f"{modality.name}: the checkpoint has {len(channels)} channels, "
+            f"{join_names(channels, _LISTED)}, and {origin} names {len(bands)}, "
+            f"{join_names(bands, _LISTED)}. Name each channel once, in the order of the model"
         )
     return bands

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from model.errors import ModelError, WeightsError, join_names
-from model.terramind.config import ARCHITECTURES, Architecture
+from model.terramind.architectures import ARCHITECTURES, Architecture
 from model.terramind.embeddings import RasterEmbedding
 from model.terramind.encoder import Encoder
 from model.terramind.modalities import (

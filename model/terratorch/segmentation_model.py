@@ -14,11 +14,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.encoder import Encoder
 from model.terramind.generation.tim import TiMEncoder
 from model.terramind.keys import CheckpointModule
@@ -61,7 +61,7 @@ class PixelWiseModel(CheckpointModule):
         """The same, parsed; None without a checkpoint."""
 
     @property
-    def architecture(self) -> config.Architecture:
+    def architecture(self) -> architectures.Architecture:
         """Architecture of the encoder."""
         return self.encoder.architecture
 
@@ -131,9 +131,9 @@ class PixelWiseModel(CheckpointModule):
             for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
-        others = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+        decoder = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
         converted = self.encoder.convert_state_dict(encoder)
-        return others | {prefix + key: tensor for key, tensor in converted.items()}
+        return decoder | {prefix + key: tensor for key, tensor in converted.items()}
 
     def _forward(self, inputs: Inputs, read_features: FeatureReader) -> Tensor:
         rasters = self._prepare_rasters(inputs)
@@ -230,7 +230,7 @@ def assemble_model(
     ).eval()
 
 
-def default_necks(size: config.Architecture, decoder: str) -> NeckConfigs:
+def default_necks(size: architectures.Architecture, decoder: str) -> NeckConfigs:
     """Return the usual necks of a decoder."""
     reshape = {"name": "ReshapeTokensToImage", "remove_cls_token": False}
     if decoder not in ("UNetDecoder", "UperNetDecoder"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.terramind.config import read_mapping
+from model.terramind.architectures import read_mapping
 
 
 def read_section(path: str | Path, name: str) -> object:

@@ -13,8 +13,8 @@ from typing import Literal
 from model.errors import ModelError
 from model.predictor import card_file
 from model.predictor.edge_effect import EdgeEffect
-from model.terramind import config, modalities
-from model.terramind.config import Architecture
+from model.terramind import architectures, modalities
+from model.terramind.architectures import Architecture
 from model.terramind.modalities import RasterModality, Statistics
 from model.tools import locate, model_list
 from model.weights import checksums, hub
@@ -141,7 +141,7 @@ def describe(name_or_path: str, suggest: Callable[[str], str] = lambda _: "") ->
     if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
         return describe_named(name_or_path)
     path = locate.locate_weights(name_or_path, suggest=suggest)
-    if path.suffix != ".json" and not config.is_config_file(path):
+    if path.suffix != ".json" and not architectures.is_config_file(path):
         return describe_file(path)
     return describe_card(path)
 
@@ -163,7 +163,7 @@ def describe_named(name: str) -> ModelDescription:
         return _describe_published(name, "vocabulary", "Coordinates as tokens, in steps of 0.25°.")
     if name in model_list.TOKENIZER_PARAMETERS:
         return _describe_tokenizer(name)
-    base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), None)
+    base = next((prefix for prefix in architectures.ARCHITECTURES if name.startswith(prefix)), None)
     if base is None or name not in hub.OFFICIAL_FILES:
         raise ModelError(f"There is no card for {name!r}.")
     return _describe_terramind(name, base)
@@ -245,7 +245,9 @@ def describe_file(path: Path) -> ModelDescription:
 
     # ^ imports torch, which only files of weights need
     inspection = weights_check.inspect_file(path)
-    card_path = next((model for model in inspection.fits if config.is_config_file(model)), None)
+    card_path = next(
+        (model for model in inspection.fits if architectures.is_config_file(model)), None
+    )
     if card_path:
         return describe_card(Path(card_path))
     contents = inspection.contents
@@ -286,7 +288,7 @@ def describe_file(path: Path) -> ModelDescription:
 
 
 def _describe_terramind(name: str, base: str) -> ModelDescription:
-    size = config.resolve_architecture(base)
+    size = architectures.resolve_architecture(base)
     variant = name.removeprefix(base)
     generates, has_outputs = variant != "", variant == "_generate"
     tokenizers = (

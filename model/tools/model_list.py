@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from model.terramind import config, modalities
+from model.terramind import architectures, modalities
 from model.weights import hub
 
 COUNTED_INPUTS = tuple(modalities.RASTER_MODALITIES)
@@ -52,7 +52,7 @@ class ListedModel:
 
 def list_models() -> list[ListedModel]:
     """List all models, and after them the tokenizers."""
-    models = [_list_demo(), *map(_list_encoder, config.ARCHITECTURES), _list_none()]
+    models = [_list_demo(), *map(_list_encoder, architectures.ARCHITECTURES), _list_none()]
     return [*models, *map(_list_tokenizer, TOKENIZER_PARAMETERS), _list_coords()]
 
 
@@ -83,7 +83,7 @@ def _list_encoder(name: str) -> ListedModel:
     return ListedModel(
         name=name,
         kind="model",
-        parameters=count_encoder_parameters(config.resolve_architecture(name)),
+        parameters=count_encoder_parameters(architectures.resolve_architecture(name)),
         about="TerraMind: encoder (counted with its six image inputs), decoder",
         weights=_find_weights_status(name),
     )
@@ -127,7 +127,7 @@ def _find_weights_status(name: str) -> WeightsStatus:
 
 
 def count_encoder_parameters(
-    size: config.Architecture, inputs: Sequence[str] = COUNTED_INPUTS
+    size: architectures.Architecture, inputs: Sequence[str] = COUNTED_INPUTS
 ) -> int:
     """Count an encoder's parameters with some inputs; position embeddings are buffers."""
     return sum(_count_embedding_parameters(size, name) for name in inputs) + count_block_parameters(
@@ -135,7 +135,7 @@ def count_encoder_parameters(
     )
 
 
-def count_parts(size: config.Architecture, variant: str) -> dict[str, int]:
+def count_parts(size: architectures.Architecture, variant: str) -> dict[str, int]:
     """Count the parameters of each part of a TerraMind model, the encoder with six raster inputs.
 
     Args:
@@ -153,12 +153,12 @@ def count_parts(size: config.Architecture, variant: str) -> dict[str, int]:
     return {**encoder, "decoder": rest}
 
 
-def count_block_parameters(size: config.Architecture) -> int:
+def count_block_parameters(size: architectures.Architecture) -> int:
     """Count the parameters of an encoder after its embeddings: the blocks and the last norm."""
     return size.depth * _count_parameters_per_block(size) + size.dim
 
 
-def count_family_parameters(size: config.Architecture) -> int:
+def count_family_parameters(size: architectures.Architecture) -> int:
     """Count the parameters of an encoder and a decoder with all modalities of either.
 
     A tensor with two keys counts once: the modality embedding that both sides share, and token
@@ -176,14 +176,14 @@ def count_family_parameters(size: config.Architecture) -> int:
     return encoder + tokens + logits + decoder + context + mask
 
 
-def _count_embedding_parameters(size: config.Architecture, name: str) -> int:
+def _count_embedding_parameters(size: architectures.Architecture, name: str) -> int:
     entry = modalities.MODALITIES_BY_KEY[modalities.find_modality_key(name) or ""]
     if isinstance(entry, modalities.RasterModality):
         return size.dim * (modalities.PATCH_SIZE**2 * len(entry.bands) + 1)
     return size.dim * (entry.vocab_size + 1)
 
 
-def _count_parameters_per_block(size: config.Architecture) -> int:
+def _count_parameters_per_block(size: architectures.Architecture) -> int:
     matrices = 4 * size.dim**2 + (3 if size.gated else 2) * size.dim * size.mlp_hidden_dim
     biases = 5 * size.dim + size.mlp_hidden_dim if size.bias else 0
     norms = 2 * size.dim

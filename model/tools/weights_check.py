@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, WeightsError, join_names
 from model.predictor import card_file, registry
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
 from model.terramind.tokenizers.config import COORDS_NAME, NAME_PREFIX, RASTER_CHANNELS
 from model.terramind.tokenizers.tokenizer import TokenizerPart
@@ -106,7 +106,9 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
 
 def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[str, ...]:
     """Return the names of the models that a file could fit."""
-    dims = {name: config.resolve_architecture(name).dim for name in config.ARCHITECTURES}
+    dims = {
+        name: architectures.resolve_architecture(name).dim for name in architectures.ARCHITECTURES
+    }
     sizes = tuple(name for name, dim in dims.items() if dim == file_contents.width) or tuple(dims)
     if file_contents.kind == "encoder":
         return sizes
@@ -134,12 +136,14 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
     with torch.device("meta"):
         if name.startswith(NAME_PREFIX) and name != COORDS_NAME:
             return tokenizer(name, part=_find_tokenizer_part(file_contents))
-        if name == registry.DEMO or config.is_config_file(name):
+        if name == registry.DEMO or architectures.is_config_file(name):
             return _build_from_card(
                 card_file.read(registry.DEMO_CARD_PATH if name == registry.DEMO else name),
                 file_contents,
             )
-        base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), "")
+        base = next(
+            (prefix for prefix in architectures.ARCHITECTURES if name.startswith(prefix)), ""
+        )
         variant = name.removeprefix(base)
         if base and variant in _VARIANT_SUFFIXES:
             return _build_terramind_model(name, variant, file_contents)
@@ -170,7 +174,7 @@ def _find_tokenizer_part(file_contents: WeightsContents) -> TokenizerPart:
 
 
 def _build_terramind_model(
-    name: str | config.Architecture, variant: str, file_contents: WeightsContents
+    name: str | architectures.Architecture, variant: str, file_contents: WeightsContents
 ) -> nn.Module:
     declarations = [
         _to_declaration(entry) for entry in file_contents.inputs if _is_backbone_input(entry)
@@ -199,9 +203,9 @@ def _compare_with_model(
 ) -> StateDictMismatch:
     if name == TERRATORCH:
         return _compare_with_terratorch(path)
-    if config.is_config_file(name) and file_contents.kind == "terratorch":
+    if architectures.is_config_file(name) and file_contents.kind == "terratorch":
         return _compare_with_terratorch(path, name)
-    if name not in (registry.DEMO, *hub.OFFICIAL_FILES) and not config.is_config_file(name):
+    if name not in (registry.DEMO, *hub.OFFICIAL_FILES) and not architectures.is_config_file(name):
         build_meta_model(name, file_contents)
         # ^ raises an error that lists the names
     try:

@@ -1,4 +1,7 @@
-"""Augmentation of training crops, on the device: radiometry, missing data, missing modalities."""
+"""Augmentation of training crops, on the device.
+
+Rotations and mirroring, radiometry, missing data, missing modalities.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import torch
 from torch import Tensor
 
 from model.terramind.modalities import Statistics, get_raster_modality
+
+SYMMETRIES = 8
+"""Number of the symmetries of a square: rotations by 0 to 270 degrees, each also mirrored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,13 @@ class Augmentation:
         mean, std = np.asarray(stats.mean), np.asarray(stats.std)
         shift = (mean * (gain - 1) + offset) / std
         return _to_column(gain), _to_column(shift)
+
+
+def apply_symmetry(values: Tensor, symmetry: int) -> Tensor:
+    """Apply one of the symmetries of a square to the last two axes."""
+    if symmetry >= 4:
+        values = values.transpose(-1, -2)
+    return torch.rot90(values, symmetry % 4, (-2, -1))
 
 
 def augment(

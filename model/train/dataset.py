@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.terramind.modalities import Statistics
+from model.train import augmentation
 
 IGNORE_INDEX = 255
 """Label of a pixel that does not enter the loss."""
@@ -131,10 +132,10 @@ class CropSampler:
             height, width = self.labels[mosaic_index].shape
             top = self._draw_start(row, height, crop)
             left = self._draw_start(column, width, crop)
-            symmetry = int(self.rng.integers(8))
+            symmetry = int(self.rng.integers(augmentation.SYMMETRIES))
             window = (..., slice(top, top + crop), slice(left, left + crop))
-            planes.append(apply_symmetry(self.planes[mosaic_index][window], symmetry))
-            labels.append(apply_symmetry(self.labels[mosaic_index][window], symmetry))
+            planes.append(augmentation.apply_symmetry(self.planes[mosaic_index][window], symmetry))
+            labels.append(augmentation.apply_symmetry(self.labels[mosaic_index][window], symmetry))
         return CropBatch(planes=torch.stack(planes), labels=torch.stack(labels).long())
 
     def _draw_centre(self, balanced: float) -> tuple[int, int, int]:
@@ -155,13 +156,6 @@ class CropSampler:
     def _draw_start(self, centre: int, size: int, crop: int) -> int:
         start = centre - int(self.rng.integers(crop))
         return min(max(start, 0), size - crop)
-
-
-def apply_symmetry(values: Tensor, symmetry: int) -> Tensor:
-    """Apply one of the eight symmetries of a square to the last two axes."""
-    if symmetry >= 4:
-        values = values.transpose(-1, -2)
-    return torch.rot90(values, symmetry % 4, (-2, -1))
 
 
 def check_sizes(mosaics: Sequence[LabelledMosaic], crop: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from model.errors import ModelError, join_names
-from model.terramind import config
+from model.terramind import architectures
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.sampling_strategy import SamplingStrategy
@@ -32,7 +32,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def backbone(
-    name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
+    name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     modalities: Sequence[ModalityDeclaration],
     bands: Mapping[str, Sequence[str]] | None = None,
     merge: Merge = "mean",
@@ -62,7 +62,7 @@ def backbone(
         ModelError: an unknown name or option.
         WeightsError: weights that do not fit.
     """
-    architecture = config.resolve_architecture(name_or_config)
+    architecture = architectures.resolve_architecture(name_or_config)
     keys = list(resolve_modality_keys(modalities).values())
     with skip_init(enabled=weights is not None):
         bundle = TokenizerBundle.build(
@@ -84,7 +84,8 @@ def backbone(
 
 
 def generator(  # noqa: PLR0913
-    name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
+    # ^ the parts of a network, each by its name
+    name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     inputs: Sequence[str],
     outputs: Sequence[str],
     weights: WeightSource = None,
@@ -144,7 +145,8 @@ def generator(  # noqa: PLR0913
 
 
 def tim(  # noqa: PLR0913
-    name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
+    # ^ the parts of a network, each by its name
+    name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     modalities: Sequence[str],
     tim_modalities: Sequence[str] = ("LULC",),
     merge: Merge = "mean",
@@ -199,7 +201,7 @@ def tim(  # noqa: PLR0913
 
 
 def segmenter(
-    name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
+    name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     modalities: Sequence[str],
     classes: int,
     bands: Mapping[str, Sequence[str]] | None = None,
@@ -241,7 +243,7 @@ def segmenter(
 
 
 def _resolve_architecture(
-    source: str | Path | Mapping[str, Any] | config.Architecture, variant: str
-) -> config.Architecture:
+    source: str | Path | Mapping[str, Any] | architectures.Architecture, variant: str
+) -> architectures.Architecture:
     name_or_config = source.removesuffix(variant) if isinstance(source, str) else source
-    return config.resolve_architecture(name_or_config)
+    return architectures.resolve_architecture(name_or_config)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from model.errors import ModelError, WeightsError, join_names
-from model.terramind.config import is_config_file
+from model.terramind.architectures import is_config_file
 from model.terramind.keys import TOKENIZER_PREFIX
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,

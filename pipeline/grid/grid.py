@@ -11,11 +11,12 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import get_sensor
@@ -395,7 +396,7 @@ def _alignment(coordinate: float, resolution: float) -> float:
 
 def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
     """Project a region from longitude and latitude; edges stay straight in degrees."""
-    transformer = Transformer.from_crs(4326, epsg, always_xy=True)
+    transformer = lonlat_geometry.get_transformer(epsg)
     dense = shapely.segmentize(region, max_segment_length=0.01)
     # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
     projected = shapely.transform(dense, transformer.transform, interleaved=False)
@@ -452,8 +453,13 @@ def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
 
 def has_pixel(region: BaseGeometry, grid: Grid) -> bool:
     """Return whether the centre of any pixel of a grid lies in a projected region."""
-    blocks = split_into_tiles(grid, _SEARCH_BLOCK)
-    return any(select_tiles((block,), grid, region, (1,)) for block in blocks)
+    (whole,) = split_into_tiles(grid, max(grid.shape))
+    part = clip_tile(whole, grid, shapely.STRtree(shapely.get_parts(region)))
+    area = grid.window(row=part.row, column=part.column, height=part.height, width=part.width)
+    if max(area.shape) <= SCANNED_ROW_STEP:
+        return _contains_centre(area, region)
+    blocks = split_into_tiles(area, _SEARCH_BLOCK)
+    return any(select_tiles((block,), area, region) for block in blocks)
 
 
 def _cell_centres(grid: Grid) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:

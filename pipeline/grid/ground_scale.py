@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Geod, Transformer
+from pyproj import CRS, Geod
 from shapely.geometry.base import BaseGeometry
 
+from catalogs import lonlat_geometry
 from pipeline.grid.grid import Grid
 
 FloatArray = NDArray[np.floating[Any]]
@@ -104,7 +105,8 @@ def compute_ground_scale(epsg: int, xs: Any, ys: Any) -> GroundScale:
 
 
 def _to_lonlat(epsg: int, xs: FloatArray, ys: FloatArray) -> tuple[FloatArray, FloatArray]:
-    longitudes, latitudes = _lonlat_transformer(epsg).transform(xs, ys)
+    to_crs = lonlat_geometry.get_transformer(epsg)
+    longitudes, latitudes = to_crs.transform(xs, ys, direction="INVERSE")
     is_defined = np.isfinite(longitudes) & np.isfinite(latitudes)
     return np.where(is_defined, longitudes, np.nan), np.where(is_defined, latitudes, np.nan)
 
@@ -113,11 +115,6 @@ def _longitude_difference(first: FloatArray, second: FloatArray) -> FloatArray:
     """Return the difference of longitudes in radians; it is small, also across 180 degrees."""
     difference: FloatArray = np.radians((first - second + 180) % 360 - 180)
     return difference
-
-
-@functools.cache
-def _lonlat_transformer(epsg: int) -> Transformer:
-    return Transformer.from_crs(epsg, 4326, always_xy=True)
 
 
 def sample_region(region: BaseGeometry, epsg: int) -> GroundScale:

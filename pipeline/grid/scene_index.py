@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import shapely
 from affine import Affine
-from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry
@@ -85,13 +83,9 @@ def _raster_outline(scene: Scene, epsg: int) -> BaseGeometry | None:
 
 
 def _lonlat_outline(area: Grid) -> BaseGeometry:
-    bounds = _lonlat_transformer(area.epsg).transform_bounds(*area.bounds, densify_pts=21)
+    bounds = lonlat_geometry.get_transformer(area.epsg).transform_bounds(
+        *area.bounds, densify_pts=21, direction="INVERSE"
+    )
     # ^ across 180 degrees, west is larger than east
     outline: BaseGeometry = lonlat_geometry.from_bbox(bounds)
     return outline
-
-
-@functools.cache
-def _lonlat_transformer(epsg: int) -> Transformer:
-    """Return the transformer to longitude and latitude, cached: building one takes milliseconds."""
-    return Transformer.from_crs(epsg, 4326, always_xy=True)

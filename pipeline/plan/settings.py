@@ -5,25 +5,11 @@ They are stored under the key ``job`` of a plan file, in the form that the job h
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-WorkerCount = int | Mapping[str, int] | Literal["auto"]
-"""``execution.workers`` of a job: a number, ``{min: 1, max: 8}``, or auto."""
-
-CORES_PER_TILE = 4
-"""Cores per tile with ``workers: auto``; a tile computes one window per core in parallel."""
-
-
-def worker_range(workers: WorkerCount) -> tuple[int, int]:
-    """Return the smallest and the largest number of workers of a job on this machine."""
-    if isinstance(workers, Mapping):
-        return workers["min"], workers["max"]
-    count = max(len(os.sched_getaffinity(0)) // CORES_PER_TILE, 1) if workers == "auto" else workers
-    return count, count
-
+from pipeline.runtime.worker_count import WorkerCount
 
 WeightSource = str | Mapping[str, Any] | None
 """``hub``, a path, ``{path, sha256}`` or ``{random: SEED}``; None for the weights shipped with the

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalogs.scene import Caveat, RejectedScene, Scene
-from catalogs.sensors import get_sensor
+from catalogs.sensors import Notice, get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
@@ -263,8 +263,8 @@ class Product:
     license: str = "other"
     """SPDX identifier, or ``other`` with links that explain it."""
 
-    notices: tuple[tuple[str, str], ...] = ()
-    """(title, URL) of the licences and legal notices of the inputs and the model."""
+    notices: tuple[Notice, ...] = ()
+    """Licences and legal notices of the inputs."""
 
     def __post_init__(self) -> None:
         if self.end < self.start:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
+from catalogs.sensors import Notice, get_sensor
 from pipeline import tile_layers
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, from_geojson
@@ -32,17 +33,6 @@ from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation, software_versions
 from pipeline.storage import cog, mosaic, plan_file, receipt, styles, zarr_store
 from pipeline.storage.store import Store, StoreLike, open_store, write_json
-
-NOTICES = (
-    (
-        "Sentinel data legal notice",
-        "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice",
-    ),
-    (
-        "Copernicus DEM licence",
-        "https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model",
-    ),
-)
 
 
 def publish_product(
@@ -291,5 +281,11 @@ def _build_product(
         accuracy=accuracy,
         quality=quality,
         accuracy_reference="the true land cover of the synthetic country" if accuracy else "",
-        notices=NOTICES,
+        notices=_list_notices(plan),
     )
+
+
+def _list_notices(plan: Plan) -> tuple[Notice, ...]:
+    """Return the notices of the sensors whose scenes a product is made of, each once."""
+    sensors = (get_sensor(scene.modality) for scene in plan.snapshot.scenes)
+    return tuple(dict.fromkeys(sensor.notice for sensor in sensors if sensor.notice is not None))

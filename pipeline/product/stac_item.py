@@ -21,6 +21,7 @@ from pipeline.storage import styles
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from catalogs.legend import Legend
     from catalogs.scene import Scene
     from pipeline.grid.grid import Grid
     from pipeline.layer_table import Layer
@@ -181,11 +182,11 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
         **_checksum(raster.info.sha256, raster.info.size),
     }
     if layer.legend is not None:
-        asset["classification:classes"] = styles.classification_classes(
+        asset["classification:classes"] = classification_classes(
             layer.legend, raster.info.statistics[0].counts
         )
     if layer.bitfields:
-        asset["classification:bitfields"] = styles.classification_bitfields(layer)
+        asset["classification:bitfields"] = classification_bitfields(layer)
     return asset
 
 
@@ -273,8 +274,8 @@ def _item_links(product: Product, folder: str | None) -> list[dict[str, Any]]:
         if href is not None
     ]
     links += [
-        {"rel": "license", "href": href, "type": "text/html", "title": title}
-        for title, href in product.notices
+        {"rel": "license", "href": notice.href, "type": "text/html", "title": notice.title}
+        for notice in product.notices
     ]
     return links
 
@@ -294,3 +295,48 @@ def _source_href(scene: Scene, folder: str | None) -> str | None:
     if folder is None or "://" in folder:
         return None
     return quote(os.path.relpath(os.path.realpath(scene.item_href), os.path.realpath(folder)))
+
+
+def classification_classes(
+    legend: Legend, counts: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """Return a legend as ``classification:classes``.
+
+    Args:
+        legend: the legend.
+        counts: code → pixels; adds the number of pixels of each class, and its percentage of the
+            mapped pixels.
+    """
+    entries = []
+    shares = styles.class_percentages(legend, counts) if counts is not None else {}
+    for entry in legend.classes:
+        value: dict[str, Any] = {
+            "value": entry.code,
+            "name": legend.identifiers[entry.code],
+            "title": entry.title,
+            "color_hint": entry.color_hint,
+        }
+        if entry.code == legend.nodata:
+            value["nodata"] = True
+        if counts is not None:
+            value["count"] = counts.get(entry.code, 0)
+        if entry.code in shares:
+            value["percentage"] = round(shares[entry.code], 4)
+        entries.append(value)
+    return entries
+
+
+def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
+    """Return the bits of a layer as ``classification:bitfields``."""
+    return [
+        {
+            "name": name,
+            "offset": bit.bit_length() - 1,
+            "length": 1,
+            "classes": [
+                {"value": 0, "name": "not_used"},
+                {"value": 1, "name": "used"},
+            ],
+        }
+        for bit, name in layer.bitfields
+    ]

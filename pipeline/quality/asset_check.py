@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from catalogs import href_policy
+from catalogs import href_policy, number_format
 from catalogs.scene import Asset, Radiometry, StatedValues
 from catalogs.sensors import Sensor
 from catalogs.stac import band_names
@@ -127,10 +127,11 @@ def _settle_georeference(asset: Asset, header: RasterHeader, differences: Differ
     shift = 0.0 if transform is None else header.corner_shift(transform)
     if transform is None or not shift <= ALIGNMENT_TOLERANCE:
         if transform is not None and not shift <= raster_header.MAX_CORNER_SHIFT:
+            stated, actual = number_format.format_lists_apart(
+                transform, header.transform, digits=10
+            )
             differences.add(
-                asset.band,
-                f"the catalog states the transform {format_numbers(transform)}, the file has "
-                f"{format_numbers(header.transform)}",
+                asset.band, f"the catalog states the transform {stated}, the file has {actual}"
             )
         transform = header.transform
     if asset.shape is not None and asset.shape != header.shape:
@@ -177,10 +178,11 @@ def _settle_scale(asset: Asset, header: RasterHeader, rules: AssetRules) -> floa
     allowed = [sensor.stored_scale, *([1.0] if sensor.group == "optical" and is_float else [])]
     if stated is None or any(math.isclose(stated, value, rel_tol=1e-6) for value in allowed):
         return used
+    stated_text, defined_text = number_format.format_apart(stated, allowed[0])
     raise UnusableItemError(
-        f"the scale of its {asset.band} is {stated:g} by the catalog, which neither a tag of the "
-        f"file nor the definition of {sensor.name} ({allowed[0]:g}) confirms: set `scale:` of the "
-        f"collection {REMEDY}"
+        f"the scale of its {asset.band} is {stated_text} by the catalog, which neither a tag of "
+        f"the file nor the definition of {sensor.name} ({defined_text}) confirms: set `scale:` of "
+        f"the collection {REMEDY}"
     )
 
 
@@ -201,9 +203,10 @@ def _settle_offset(asset: Asset, header: RasterHeader, rules: AssetRules) -> flo
         _check_offset(asset, used, (0.0, BASELINE_OFFSET), sensor)
         implied = implied_offset(rules.baseline)
         if implied is not None and not math.isclose(used, implied, abs_tol=1e-9):
+            stated_text, implied_text = number_format.format_apart(used, implied)
             rules.offset_doubt = (
-                f"its offset is stated as {used:g}, but baseline {rules.baseline} implies "
-                f"{implied:g}"
+                f"its offset is stated as {stated_text}, but baseline {rules.baseline} implies "
+                f"{implied_text}"
             )
     return used
 
@@ -264,8 +267,10 @@ def _settle_untagged_nodata(
     if not units.is_plausible(stated, asset.radiometry):
         return (stated, None) if confirmed is None else (confirmed, stated)
     if table is not None:
+        stated_text, table_text = number_format.format_apart(stated, table)
         rules.differences.add(
-            asset.band, f"the catalog states nodata {stated:g}, the provider's table {table:g}"
+            asset.band,
+            f"the catalog states nodata {stated_text}, the provider's table {table_text}",
         )
         return table, None
     definition = "none" if confirmed is None else f"{confirmed:g}"
@@ -279,9 +284,5 @@ def _settle_untagged_nodata(
 def _describe_tag(name: str, stated: float | None, tag: float) -> str:
     if stated is None:
         return f"{name} is {tag:g} by the tag of the file"
-    return f"the catalog states {name} {stated:g}, the file has {tag:g}"
-
-
-def format_numbers(values: Sequence[float]) -> str:
-    """Return numbers in brackets, for messages."""
-    return f"[{', '.join(f'{value:.10g}' for value in values)}]"
+    stated_text, tag_text = number_format.format_apart(stated, tag)
+    return f"the catalog states {name} {stated_text}, the file has {tag_text}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from shapely.geometry import shape
 
-from catalogs import lonlat_geometry
+from catalogs import lonlat_geometry, number_format
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection
 from catalogs.sensors import get_sensor
@@ -112,8 +112,8 @@ def _add_rest(listed: str, count: int) -> str:
 
 
 def _describe_share(share: float, min_observed: float) -> str:
-    limit = format_share(min_observed)
-    return f"{format_share(share)} of the region, and qc.min_observed is {limit}"
+    share_text, limit = number_format.format_apart(100 * share, 100 * min_observed, digits=3)
+    return f"{share_text} % of the region, and qc.min_observed is {limit} %"
 
 
 def _advise_on_input(modality: str, inputs: Collection[str]) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj import CRS
 from shapely.geometry import shape
 
-from catalogs import href_policy, lonlat_geometry, providers
+from catalogs import href_policy, lonlat_geometry, number_format, providers
 from catalogs.scene import Asset, RejectedScene, Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import footprint
+from catalogs.stac import footprint_check
 from catalogs.stac.parsing import UnusableItemError
 from catalogs.stac.projection import AssetProjection
 from pipeline.quality import asset_check
@@ -34,6 +35,11 @@ MIN_COMMON_EXTENT = 0.5
 
 THUMBNAIL_SIZE = 64
 """Side of the thumbnails that show where a scene has pixels."""
+
+MIN_SHARE_DIFFERENCE = 0.01
+"""Percent of the region; smaller differences of what files and footprints cover are not told."""
+
+_UNIT_SYMBOLS = {"metre": "m", "degree": "°"}
 
 MAX_OUTSIDE_SHARE = 0.01
 """Share of the valid pixels that may lie outside of a footprint: footprints are simplified."""
@@ -53,7 +59,7 @@ class SettledScene:
 
 
 def settle_scene(
-    scene: Scene, headers: Mapping[str, RasterHeader], *, region: Any
+    scene: Scene, headers: Mapping[str, RasterHeader], *, region: Any, mapped_region: Any = None
 ) -> SettledScene | RejectedScene:
     """Settle the facts about a scene by the headers of the files that are used of it.
 
@@ -62,6 +68,8 @@ def settle_scene(
         headers: band → header, of the assets that are used. Of the others, only those are kept
             that state the extent of one of these: no header shows whether they are right.
         region: shapely area in longitude and latitude that the scene is used for.
+        mapped_region: the part of it that is mapped, without what is read around it; all of it by
+            default.
 
     Returns:
         The settled scene, or the scene as refused, with the reason.
@@ -72,7 +80,7 @@ def settle_scene(
     )
     rules = AssetRules(sensor=sensor, collection=collection, baseline=scene.baseline)
     try:
-        settled = _settle(scene, headers, region, rules)
+        settled = _settle(scene, headers, region, mapped_region or region, rules)
     except UnusableItemError as error:
         return reject_scene(scene, str(error))
     return SettledScene(
@@ -82,7 +90,9 @@ def settle_scene(
     )
 
 
-def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledScene | RejectedScene:
+def check_scene(
+    scene: Scene, bands: Sequence[str], *, region: Any, mapped_region: Any = None
+) -> SettledScene | RejectedScene:
     """Read the headers of some bands of a scene and settle it by them.
 
     Of a scene whose catalog contradicts itself about the footprint, pixels are read, too.
@@ -91,6 +101,7 @@ def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledSc
         scene: a scene as the catalog states it.
         bands: the bands that are used.
         region: shapely area in longitude and latitude that the scene is used for.
+        mapped_region: the part of it that is mapped; all of it by default.
 
     Raises:
         AssetReadError: a file could not be read.
@@ -100,7 +111,7 @@ def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledSc
         band: raster_header.read_header(asset.href, AssetInfo.from_scene(scene, asset))
         for band, asset in assets.items()
     }
-    result = settle_scene(scene, headers, region=region)
+    result = settle_scene(scene, headers, region=region, mapped_region=mapped_region)
     if isinstance(result, RejectedScene) or result.scene.other_footprint is None:
         return result
     settled = result.scene
@@ -118,6 +129,7 @@ def check_scenes(
     select_bands: Callable[[Scene], Sequence[str]],
     *,
     region: Any,
+    mapped_region: Any = None,
     threads: int,
 ) -> list[SettledScene | RejectedScene]:
     """Check scenes in parallel; return the results in the order of the scenes.
@@ -126,6 +138,7 @@ def check_scenes(
         scenes: scenes as the catalog states them.
         select_bands: returns the bands of a scene that are used.
         region: shapely area in longitude and latitude that the scenes are used for.
+        mapped_region: the part of it that is mapped; all of it by default.
         threads: threads that read.
 
     Raises:
@@ -133,7 +146,7 @@ def check_scenes(
     """
 
     def check(scene: Scene) -> SettledScene | RejectedScene:
-        return check_scene(scene, select_bands(scene), region=region)
+        return check_scene(scene, select_bands(scene), region=region, mapped_region=mapped_region)
 
     with cancellation.CancellableThreadPool(threads, "headers") as pool:
         return list(pool.map(check, scenes))
@@ -153,7 +166,7 @@ def reject_scene(scene: Scene, reason: str) -> RejectedScene:
 def replace_footprint(scene: Scene) -> Scene:
     """Return a settled scene with the extent of its files as its footprint."""
     area = lonlat_geometry.union(
-        footprint.raster_area(_stated_raster(asset))
+        footprint_check.raster_area(_stated_raster(asset))
         for asset in scene.assets.values()
         if None not in (asset.epsg, asset.transform, asset.shape)
     )
@@ -189,11 +202,12 @@ def has_pixels_outside(scene: Scene, asset: Asset, thumbnail: NDArray[Any]) -> b
     a, b, c, d, e, f = asset.transform
     xs = (valid_columns * step + 0.5) * columns / width
     ys = (valid_rows * step + 0.5) * rows / height
-    longitudes, latitudes = footprint.lonlat_transformer(asset.epsg).transform(
+    longitudes, latitudes = lonlat_geometry.get_transformer(asset.epsg).transform(
         a * xs + b * ys + c, d * xs + e * ys + f, direction="INVERSE"
     )
-    west, south, east, north = footprint.raster_area(_stated_raster(asset)).bounds
-    margin = footprint.EXTENT_TOLERANCE * max(min(east - west, 360 + west - east), north - south)
+    west, south, east, north = footprint_check.raster_area(_stated_raster(asset)).bounds
+    extent = max(min(east - west, 360 + west - east), north - south)
+    margin = footprint_check.EXTENT_TOLERANCE * extent
     wider = shape(scene.footprint).buffer(margin)
     inside = shapely.contains_xy(wider, longitudes, latitudes)
     return bool(np.mean(~inside) > MAX_OUTSIDE_SHARE)
@@ -204,7 +218,11 @@ def _stated_raster(asset: Asset) -> AssetProjection:
 
 
 def _settle(
-    scene: Scene, headers: Mapping[str, RasterHeader], region: Any, rules: AssetRules
+    scene: Scene,
+    headers: Mapping[str, RasterHeader],
+    region: Any,
+    mapped_region: Any,
+    rules: AssetRules,
 ) -> Scene:
     """Return a scene as its files say.
 
@@ -221,22 +239,25 @@ def _settle(
     if not area.intersects(region):
         raise UnusableItemError(
             "its geometry or bbox touches the region, but its files lie at "
-            f"{_format_bounds(area)}, outside of it"
+            f"{number_format.format_numbers(lonlat_geometry.to_bbox(area), 7)}, outside of it"
         )
     assets |= _keep_unused(scene, assets, headers)
-    return _settle_footprint(replace(scene, assets=assets), headers, area, rules.differences)
+    settled = replace(scene, assets=assets)
+    if _note_excess(settled, headers, extents, mapped_region, rules.differences):
+        return replace_footprint(settled)
+    return _settle_bbox(settled, rules.differences)
 
 
 def _check_common_extent(assets: Mapping[str, Asset], extents: Mapping[str, Any]) -> None:
     """Raise where a band lies elsewhere than the first one."""
-    (first, extent), *others = extents.items()
-    for band, other in others:
-        common = shapely.intersection(extent, other).area
-        if common < MIN_COMMON_EXTENT * min(extent.area, other.area):
+    first_band, first_extent = next(iter(extents.items()))
+    for band, extent in extents.items():
+        common = shapely.intersection(extent, first_extent).area
+        if common < MIN_COMMON_EXTENT * min(extent.area, first_extent.area):
+            bounds, first_bounds = _format_bounds_apart(extent, first_extent)
             raise UnusableItemError(
-                f"its {band} ({href_policy.redact(assets[band].href)}) lies at "
-                f"{_format_bounds(other)} and its {first} at {_format_bounds(extent)}: one of them "
-                "is of another place"
+                f"its {band} ({href_policy.redact(assets[band].href)}) lies at {bounds} and its "
+                f"{first_band} at {first_bounds}: one of them is of another place"
             )
 
 
@@ -269,41 +290,68 @@ def _has_same_extent(asset: Asset, settled: Asset, header: RasterHeader) -> bool
     return header.corner_shift(scaled) <= raster_header.MAX_CORNER_SHIFT
 
 
-def _settle_footprint(
-    scene: Scene, headers: Mapping[str, RasterHeader], area: Any, differences: Differences
-) -> Scene:
-    """Return a scene whose footprint lies in its rasters, and whose bbox holds its footprint."""
+def _note_excess(
+    scene: Scene,
+    headers: Mapping[str, RasterHeader],
+    extents: Mapping[str, Any],
+    mapped_region: Any,
+    differences: Differences,
+) -> bool:
+    """Note by how much a scene's footprint exceeds the extents of its files; return if any."""
     stated = shape(scene.footprint)
-    exceeded = [
-        band
-        for band, header in headers.items()
-        if footprint.exceeds_raster(stated, _to_projection(scene.assets[band], header))
-    ]
-    if exceeded:
+    is_exceeded = False
+    for band, header in headers.items():
+        raster = _to_projection(scene.assets[band], header)
+        excess = footprint_check.measure_excess(stated, raster)
+        if not excess:
+            continue
+        is_exceeded = True
+        bounds, file_bounds = _format_bounds_apart(stated, extents[band])
+        unit = CRS.from_epsg(_require_epsg(scene.assets[band], header)).axis_info[0].unit_name
+        distance = f"{number_format.format_length(excess)} {_UNIT_SYMBOLS.get(unit, unit)}"
         differences.add(
-            ", ".join(exceeded),
-            f"the footprint that the catalog states reaches to {_format_bounds(stated)}, the files "
-            f"to {_format_bounds(area)}",
+            band,
+            f"the footprint that the catalog states reaches to {bounds}, the file to "
+            f"{file_bounds}: corners lie up to {distance} outside of the file"
+            f"{_describe_shares(stated, extents[band], mapped_region)}",
         )
-        return replace_footprint(scene)
+    return is_exceeded
+
+
+def _describe_shares(stated: Any, extent: Any, mapped_region: Any) -> str:
+    """Return how much of a region a file covers; empty if no less than its stated footprint."""
+    stated_share, share = (
+        100 * lonlat_geometry.covered_fraction(area, mapped_region) for area in (stated, extent)
+    )
+    if stated_share - share < MIN_SHARE_DIFFERENCE:
+        return ""
+    share_text, stated_text = number_format.format_apart(share, stated_share, digits=3)
+    return f"; the file covers {share_text} % of the region, the footprint {stated_text} %"
+
+
+def _settle_bbox(scene: Scene, differences: Differences) -> Scene:
+    """Return a scene whose bbox holds its footprint."""
+    stated = shape(scene.footprint)
     bbox = lonlat_geometry.from_bbox(scene.bbox)
-    if not bbox.buffer(footprint.MIN_BBOX_TOLERANCE).covers(stated):
-        differences.add(
-            "all bands",
-            f"the catalog states the bbox {list(scene.bbox)}, which is not the geometry's",
-        )
-        return replace(scene, bbox=lonlat_geometry.to_bbox(stated))
-    return scene
+    if bbox.buffer(footprint_check.MIN_BBOX_TOLERANCE).covers(stated):
+        return scene
+    bounds = lonlat_geometry.to_bbox(stated)
+    bbox_text, bounds_text = number_format.format_lists_apart(scene.bbox, bounds, digits=7)
+    differences.add(
+        "all bands",
+        f"the catalog states the bbox {bbox_text}, but its geometry reaches to {bounds_text}",
+    )
+    return replace(scene, bbox=bounds)
 
 
 def _raster_area(asset: Asset, header: RasterHeader) -> Any:
     """Return the extent of a file in longitude and latitude."""
     try:
-        return footprint.raster_area(_to_projection(asset, header))
+        return footprint_check.raster_area(_to_projection(asset, header))
     except ValueError:
         raise UnusableItemError(
             f"its {asset.band} ({href_policy.redact(asset.href)}) lies outside of its coordinate "
-            f"system: its transform is {asset_check.format_numbers(header.transform)}"
+            f"system: its transform is {number_format.format_numbers(header.transform)}"
         ) from None
 
 
@@ -323,5 +371,7 @@ def _require_epsg(asset: Asset, header: RasterHeader) -> int:
     return asset.epsg
 
 
-def _format_bounds(area: Any) -> str:
-    return f"[{', '.join(f'{value:.5g}' for value in lonlat_geometry.to_bbox(area))}]"
+def _format_bounds_apart(first: Any, second: Any) -> tuple[str, str]:
+    """Return the bounds of two areas, with as many digits as show that they differ."""
+    bounds = lonlat_geometry.to_bbox(first), lonlat_geometry.to_bbox(second)
+    return number_format.format_lists_apart(*bounds, digits=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from catalogs import number_format
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import QualityLimits
 from pipeline.quality.quality_metrics import ProportionEstimate, QualityMetrics
@@ -46,20 +47,22 @@ def _check_seam(kind: str, seam: Seam, max_z: float) -> str | None:
     if seam.z <= max_z:
         return None
     rate, usual = _format_percent(seam.rate), _format_percent(seam.rate - seam.excess)
+    z, limit = number_format.format_apart(seam.z, max_z, digits=2)
     return (
         f"Seams at {kind} lines: {rate} of the neighbours across them differ, where {usual} would "
         f"be usual, and at the most visible line {_format_points(seam.worst)} more than usual "
-        f"(z = {seam.z:.1f}, qc.max_seam_z is {max_z:g}). {ADVICE[kind]}"
+        f"(z = {z}, qc.max_seam_z is {limit}). {ADVICE[kind]}"
     )
 
 
 def _check_disagreement(sample: ProportionEstimate | None, limit: float) -> str | None:
     if sample is None or sample.low <= limit:
         return None
-    share, low = _format_percent(sample.share), _format_percent(sample.low)
+    low, _ = number_format.format_apart(100 * sample.low, 100 * limit, digits=3)
     return (
-        f"{share} of the pixels get another class where the windows are shifted by half a stride, "
-        f"and at least {low} with 95 % confidence (qc.max_disagreement is {limit:g}). "
+        f"{_format_percent(sample.share)} of the pixels get another class where the windows are "
+        f"shifted by half a stride, and at least {low} % with 95 % confidence "
+        f"(qc.max_disagreement is {limit:g}). "
         f"{ADVICE['window']}"
     )
 
@@ -67,8 +70,9 @@ def _check_disagreement(sample: ProportionEstimate | None, limit: float) -> str 
 def _check_precision(sample: ProportionEstimate | None, limit: float) -> str | None:
     if sample is None or sample.share >= limit:
         return None
+    share, _ = number_format.format_apart(100 * sample.share, 100 * limit, digits=4)
     return (
-        f"Only {100 * sample.share:.2f} % of the pixels keep their class in full precision "
+        f"Only {share} % of the pixels keep their class in full precision "
         f"(qc.min_agreement is {limit:g}). Set execution.precision: fp32."
     )
 

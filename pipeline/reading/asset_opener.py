@@ -24,7 +24,7 @@ from rasterio.io import DatasetReader
 from catalogs import href_policy, signing
 from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Asset, Scene
-from pipeline.reading import gdal_opener, http_ranges, provider_connections
+from pipeline.reading import gdal_opener, http_connections, http_ranges
 from pipeline.reading.http_ranges import RangeFile
 from pipeline.runtime import cancellation
 
@@ -170,7 +170,7 @@ def count_read_threads(scenes: Sequence[Scene], cores: int) -> int:
     }
     return max(
         cores,
-        *(min(MAX_READ_THREADS, provider_connections.max_connections(name)) for name in providers),
+        *(min(MAX_READ_THREADS, http_connections.max_connections(name)) for name in providers),
         1,
     )
 
@@ -197,7 +197,7 @@ def _call_with_gdal_path(
     uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if is_retry else {}
     # ^ GDAL caches that a path could not be opened
     with (
-        provider_connections.get_connections(asset.provider).semaphore,
+        http_connections.get_connections(asset.provider).semaphore,
         rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.gdal_options, **uncached),
     ):
         return function(access.href)

@@ -119,6 +119,7 @@ class _ErrorCapturingSource:
             try:
                 return function()
             except Exception as error:  # noqa: BLE001
+                # ^ GDAL would lose it: call_with_path raises it after the call
                 self.error = error
         return None
 

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from catalogs import href_policy, signing
 from catalogs.sources import http_client
-from pipeline.reading import provider_connections
+from pipeline.reading import http_connections
 from pipeline.runtime import cancellation, io_statistics
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class RangeFile:
         """
         self._href = href
         self._provider = provider
-        self._connections = provider_connections.get_connections(provider)
+        self._connections = http_connections.get_connections(provider)
         self._statistics = io_statistics.current()
         self._modality = modality
         self._deadline = deadline

@@ -11,6 +11,7 @@ import numpy as np
 from affine import Affine
 from pyproj import CRS
 
+from catalogs import number_format
 from catalogs.scene import Asset
 from pipeline.reading import asset_opener, dataset_mask, reprojection
 from pipeline.reading.asset_opener import AssetInfo
@@ -129,8 +130,10 @@ def find_mismatch(asset: Asset, header: RasterHeader) -> str | None:
         return f"its transform is {list(header.transform)} and not {list(asset.transform)}"
     if asset.shape is not None and asset.shape != header.shape:
         return f"its shape is {list(header.shape)} and not {list(asset.shape)}"
-    if None not in (asset.nodata, header.nodata) and not is_same_value(asset.nodata, header.nodata):
-        return f"its nodata tag is {header.nodata:g} and not {asset.nodata:g}"
+    tag, stated = header.nodata, asset.nodata
+    if tag is not None and stated is not None and not is_same_value(tag, stated):
+        tag_text, stated_text = number_format.format_apart(tag, stated)
+        return f"its nodata tag is {tag_text} and not {stated_text}"
     if asset.dtype is not None and asset.dtype != header.dtype:
         return f"its type is {header.dtype} and not {asset.dtype}"
     return None

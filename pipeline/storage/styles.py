@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.storage import color_ramps
 
@@ -155,35 +155,6 @@ def colormap(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
     }
 
 
-def classification_classes(
-    legend: Legend, counts: Mapping[int, int] | None = None
-) -> list[dict[str, Any]]:
-    """Return a legend as ``classification:classes``.
-
-    Args:
-        legend: the legend.
-        counts: code → pixels; adds the number of pixels of each class, and its percentage of the
-            mapped pixels.
-    """
-    entries = []
-    shares = class_percentages(legend, counts) if counts is not None else {}
-    for entry in legend.classes:
-        value: dict[str, Any] = {
-            "value": entry.code,
-            "name": legend.identifiers[entry.code],
-            "title": entry.title,
-            "color_hint": entry.color_hint,
-        }
-        if entry.code == legend.nodata:
-            value["nodata"] = True
-        if counts is not None:
-            value["count"] = counts.get(entry.code, 0)
-        if entry.code in shares:
-            value["percentage"] = round(shares[entry.code], 4)
-        entries.append(value)
-    return entries
-
-
 def class_percentages(legend: Legend, amounts: Mapping[int, float]) -> dict[int, float]:
     """Return code → percentage of what is mapped, for every class except nodata.
 
@@ -196,22 +167,6 @@ def class_percentages(legend: Legend, amounts: Mapping[int, float]) -> dict[int,
     codes = [entry.code for entry in legend.mapped_classes]
     mapped = sum(amounts.get(code, 0) for code in codes)
     return {code: 100.0 * amounts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
-
-
-def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
-    """Return the bits of a layer as ``classification:bitfields``."""
-    return [
-        {
-            "name": name,
-            "offset": bit.bit_length() - 1,
-            "length": 1,
-            "classes": [
-                {"value": 0, "name": "not_used"},
-                {"value": 1, "name": "used"},
-            ],
-        }
-        for bit, name in layer.bitfields
-    ]
 
 
 def attribute_table(legend: Legend, counts: Mapping[int, int], areas: Mapping[int, float]) -> str:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import class_palette, legend
+from catalogs import default_class_colors, legend
+from catalogs.default_class_colors import PALETTE
 from catalogs.legend import LAND_COVER, ClassDefinition, Legend, build_legend
 
 
@@ -117,33 +118,37 @@ def test_stated_colours_are_kept_and_not_given_twice():
     own = build_legend(
         [
             ClassDefinition(name="a"),
-            ClassDefinition(name="b", color=class_palette.PALETTE[0]),
+            ClassDefinition(name="b", color=PALETTE[0]),
             ClassDefinition(name="c"),
         ]
     )
     assert [entry.color for entry in own.mapped_classes] == [
-        class_palette.PALETTE[1], class_palette.PALETTE[0], class_palette.PALETTE[2],
+        PALETTE[1], PALETTE[0], PALETTE[2],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "color"),
     [
-        ("Others", class_palette.BACKGROUND_COLOR),
-        ("No flood", class_palette.BACKGROUND_COLOR),
-        ("not_burned", class_palette.BACKGROUND_COLOR),
-        ("unburned", class_palette.BACKGROUND_COLOR),
-        ("Open Water", class_palette.PALETTE[0]),
-        ("Flood", class_palette.PALETTE[0]),
-        ("Burn scar", class_palette.PALETTE[1]),
-        ("Deciduous forest", class_palette.PALETTE[10]),
-        ("Natural vegetation", class_palette.PALETTE[2]),
-        ("Norway spruce", class_palette.PALETTE[3]),
-        ("Northern lakes", class_palette.PALETTE[3]),
+        ("Others", default_class_colors.BACKGROUND_COLOR),
+        ("No flood", default_class_colors.BACKGROUND_COLOR),
+        ("not_burned", default_class_colors.BACKGROUND_COLOR),
+        ("unburned", default_class_colors.BACKGROUND_COLOR),
+        ("Open Water", PALETTE[0]),
+        ("Flood", PALETTE[0]),
+        ("Burn scar", PALETTE[1]),
+        ("Deciduous forest", PALETTE[10]),
+        ("Natural vegetation", PALETTE[2]),
+        ("Norway spruce", PALETTE[3]),
+        ("Northern lakes", PALETTE[3]),
     ],
 )
 def test_colours_follow_what_a_name_suggests(name, color):
-    first = [class_palette.PALETTE[0], class_palette.PALETTE[1], class_palette.PALETTE[2]]
+    first = [
+        PALETTE[0],
+        PALETTE[1],
+        PALETTE[2],
+    ]
     stated = [entry for entry in first if entry != color]
     definitions = [ClassDefinition(name=name)]
     definitions += [
@@ -162,13 +167,13 @@ def test_two_classes_of_water_do_not_share_a_colour():
     [("#d55e00", (213, 94, 0)), ("D55E00", (213, 94, 0)), (" #FFffFF ", (255,) * 3)],
 )
 def test_colours_are_read(text, color):
-    assert class_palette.parse_color(text) == color
+    assert default_class_colors.parse_color(text) == color
 
 
 @pytest.mark.parametrize("text", ["", "red", "#fff", "#d55e0g", "#d55e000", "213,94,0"])
 def test_other_forms_of_a_colour_are_refused(text):
     with pytest.raises(ValueError, match="not of the form '#d55e00'"):
-        class_palette.parse_color(text)
+        default_class_colors.parse_color(text)
 
 
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -206,7 +211,7 @@ def to_lab(colors, vision):
 @pytest.mark.parametrize("vision", VISIONS)
 @pytest.mark.parametrize(("count", "least"), [(7, 17), (13, 17), (254, 4)])
 def test_colours_of_the_palette_can_be_told_apart(vision, count, least):
-    lab = to_lab(class_palette.PALETTE[:count], vision)
+    lab = to_lab(PALETTE[:count], vision)
     distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)]
     assert min(distances) >= least
 
@@ -216,14 +221,14 @@ def test_colours_of_the_palette_differ_from_gaps_and_paper(vision):
     from pipeline.product.report import rendering
 
     paper = [rendering.OUTSIDE_COLOR, (255, 255, 255), rendering.UNOBSERVED_COLOR]
-    colors = [*class_palette.PALETTE[:13], class_palette.BACKGROUND_COLOR]
+    colors = [*PALETTE[:13], default_class_colors.BACKGROUND_COLOR]
     lab, paper_lab = to_lab(colors, vision), to_lab(paper, vision)
     assert min(np.linalg.norm(a - b) for a in lab for b in paper_lab) >= 10
 
 
 def test_the_palette_has_a_colour_for_every_class():
-    assert len(set(class_palette.PALETTE)) == legend.MAX_CLASSES == 254
-    assert class_palette.BACKGROUND_COLOR not in class_palette.PALETTE
+    assert len(set(PALETTE)) == legend.MAX_CLASSES == 254
+    assert default_class_colors.BACKGROUND_COLOR not in PALETTE
 
 
 def test_a_legend_needs_different_codes_and_a_class_for_nodata():

@@ -83,7 +83,12 @@ def test_a_duplicate_that_is_too_cloudy_does_not_replace_the_other():
     new = a_scene("new", cloud_cover=90)
     used, refused = select_ids([old, new], max_cloud_cover=60)
     assert used == ["old"]
-    assert refused["new"] == "cloud cover 90.0 % is above 60 %"
+    assert refused["new"] == "cloud cover 90 % is above 60 %"
+
+
+def test_a_cloud_cover_just_above_the_limit_looks_different_from_it():
+    _, refused = select_ids([a_scene("a", cloud_cover=60.04)], max_cloud_cover=60)
+    assert refused["a"] == "cloud cover 60.04 % is above 60 %"
 
 
 def test_a_scene_without_a_cloud_cover_is_kept():

@@ -65,6 +65,7 @@ def test_every_sensor_is_complete(name):
     assert not set(sensor.mask_bands) & set(sensor.measured_bands)
     assert {band for group in sensor.probe_bands for band in group} <= set(sensor.measured_bands)
     assert set(sensor.offset_probe_bands) <= set(sensor.measured_bands)
+    assert sensor.notice is not None
     assert sensor.bytes_per_pixel > 0
     assert layer_table.get(f"composite_{name}").title.startswith(sensor.title)
 
@@ -213,6 +214,8 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     asset = item["assets"]["composite_L8SR"]
     assert asset["title"] == "Landsat 8 composite"
     assert [band["name"] for band in asset["bands"]] == ["RED", "NIR"]
+    assert not [link for link in item["links"] if link["rel"] == "license"]
+    # ^ the sensor has no notice
     bits = item["assets"]["inputs_used"]["classification:bitfields"]
     assert "landsat_8" in {bit["name"] for bit in bits}
     with rasterio.open(product_dir / asset["href"]) as file:

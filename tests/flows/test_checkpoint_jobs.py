@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from catalogs.errors import InvalidInputError
 from flows.cli import main
 from flows.config import job as jobs
 from flows.run import model_spec
@@ -20,7 +21,7 @@ RADAR = {"mean": [-12.0, -20.0], "std": [5.0, 5.0]}
 def write(tmp_path):
     """Return a function that writes a job with a checkpoint, and returns its path."""
 
-    def run(args=None, *, inputs=INPUTS, stats=None, **options):
+    def run(args=None, *, inputs=INPUTS, stats=None, bands=None, **options):
         content = as_stored(whole_model(), args, **{"class_names": ["a", "b", "c"], **options})
         torch.save(content, tmp_path / "tuned.ckpt")
         (tmp_path / "micro.yaml").write_text(yaml.safe_dump({"architecture": SIZE}))
@@ -34,6 +35,7 @@ def write(tmp_path):
             "period": "2024-06-01/2024-06-30",
             "catalog": {"path": "absent.json", "provider": "planetary-computer"},
             "inputs": list(inputs),
+            "bands": bands or {},
             "model": model,
             "execution": {"device": "cpu", "precision": "fp32", "batch": 1},
         }
@@ -58,9 +60,37 @@ REFUSED = {
     ),
     "stated unit": (
         {"stats": {"S2L2A": OPTICAL, "S1GRD": {**RADAR, "unit": "reflectance"}}},
-        "'reflectance' is not supported; dB is",
+        "unknown unit of S1GRD 'reflectance'. Known: dB.",
     ),
     "classes": ({"args": {"num_classes": 4}}, "gives 3 classes"),
+    "bands": (
+        {"bands": {"S1GRD": ["HH", "HV"]}},
+        "bands names HH, HV of S1GRD, but the model tuned takes VV, VH in this order",
+    ),
+    "order of bands": (
+        {"bands": {"S1GRD": ["VH", "VV"]}},
+        "bands names VH, VV of S1GRD, but the model tuned takes VV, VH in this order",
+    ),
+    "unit of another sensor": (
+        {"stats": {"S2L2A": {**OPTICAL, "unit": "m"}, "S1GRD": RADAR}},
+        "unknown unit of S2L2A 'm'. Known: DN, reflectance.",
+    ),
+    "spelling of a unit": (
+        {"stats": {"S2L2A": {**OPTICAL, "unit": "Reflectance"}, "S1GRD": RADAR}},
+        "unknown unit of S2L2A 'Reflectance'. Did you mean 'reflectance'?",
+    ),
+    "number of a band": (
+        {"stats": {"S2L2A": {**OPTICAL, "bands": [*range(1, 13)]}, "S1GRD": RADAR}},
+        "unknown band of S2L2A 1. Did you mean 'B01'? Known: B01, B02,",
+    ),
+    "name of a band": (
+        {"stats": {"S2L2A": OPTICAL, "S1GRD": {**RADAR, "bands": ["VV", "VHH"]}}},
+        "unknown band of S1GRD 'VHH'. Did you mean 'VH'? Known: VV, VH.",
+    ),
+    "number of bands": (
+        {"stats": {"S2L2A": OPTICAL, "S1GRD": {**RADAR, "bands": ["VV"]}}},
+        "1 bands but 2 means",
+    ),
 }
 
 
@@ -88,7 +118,29 @@ def test_units_and_bands_of_statistics_reach_the_loader(write):
     assert loaded.options.stats["S2L2A"]["unit"] == "reflectance"
     swapped = {"bands": ["VH", "VV"], "mean": RADAR["mean"], "std": RADAR["std"]}
     path = write(stats={"S2L2A": OPTICAL, "S1GRD": swapped})
-    assert model_spec.load_model(jobs.load(path)).spec.inputs["S1GRD"] == ("VH", "VV")
+    loaded = model_spec.load_model(jobs.load(path))
+    assert loaded.spec.inputs["S1GRD"] == ("VH", "VV")
+    assert any("does not name its bands" in caveat.text for caveat in loaded.caveats)
+
+
+def test_the_bands_of_a_job_may_be_those_of_its_model(write):
+    bands = {"S1GRD": ["VV", "VH"]}
+    assert model_spec.load_model(jobs.load(write(bands=bands))).spec.inputs["S1GRD"] == (
+        *("VV", "VH"),
+    )
+
+
+def test_bands_that_a_shipped_model_does_not_take_are_refused(tmp_path):
+    values = {
+        "name": "x",
+        "region": {"bbox": [15.0, 46.0, 15.1, 46.1]},
+        "catalog": "planetary-computer",
+        "inputs": ["S2L2A"],
+        "bands": {"S2L2A": ["B04", "B08"]},
+        "model": {"name": "terramind_v1_tiny", "weights": {"random": 1}, "task": "embedding"},
+    }
+    with pytest.raises(InvalidInputError, match=r"names B04, B08 of S2L2A.*takes B01, .*B12 in"):
+        model_spec.load_model(jobs.parse(values, folder=tmp_path))
 
 
 def test_a_file_of_statistics_may_have_more_inputs(write, tmp_path):

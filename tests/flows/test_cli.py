@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs import errors
+from catalogs.demo import country
 from flows.cli import main, text_output
 from flows.observe import progress
 from flows.run import results
@@ -291,6 +292,14 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
         assert re.search(rf"\b{name}\b", text)
     for word in ("0 success", "1 tiles failed", "2 invalid", "3 nothing found", "130 inter"):
         assert word in text
+
+
+def test_help_states_the_sizes_of_a_synthetic_country(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("demo", "--help") == 0
+    smallest, largest, multiple = country._SMALLEST, country._LARGEST, country._MULTIPLE
+    assert f"{smallest} to {largest}, a multiple of {multiple}" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def verbs() -> list[click.Command]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +13,7 @@ import yaml
 
 from flows.cli import main
 from flows.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from pipeline.quality import completeness
 from tests.support import small_catalogs, small_worlds
 from tests.support.small_catalogs import SIZE
 
@@ -324,6 +326,13 @@ def test_a_band_that_lacks_a_part_is_told(tmp_path, capsys):
     (hole,) = [text for text in result["warnings"] if text.startswith("B04 of S2L2A has no value")]
     share = float(hole.split(" at ")[1].split(" %")[0])
     assert 50 < share < 80
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0099999999, 0.00996])
+def test_a_share_below_the_limit_looks_different_from_it(share):
+    text = completeness._describe_share(share, 0.01)
+    first, second = (float(word) for word in re.findall(r"([\d.]+) %", text))
+    assert first < second == 1
 
 
 def test_a_backfill_lists_a_refused_period_as_refused(tmp_path, capsys):

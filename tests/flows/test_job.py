@@ -36,7 +36,7 @@ from flows.config.execution import Execution
 from flows.config.grid import GridConfig
 from flows.config.output import Output
 from flows.config.quality import QualityGate, Radiometry
-from model.terramind import config
+from model.terramind import architectures
 from model.tools import model_list
 
 SMALL = """
@@ -611,6 +611,52 @@ def test_period_in_a_job_without_quotes(tmp_path: Path, text: str) -> None:
     assert loaded.period == period.parse(text)
 
 
+EAST_OF_UTC = dt.timezone(dt.timedelta(hours=9))
+DAYS = [
+    dt.date(2024, 5, 1),
+    dt.datetime(2024, 5, 1, 12, 30),  # noqa: DTZ001
+    # ^ as YAML reads a time without a zone
+    dt.datetime(2024, 5, 1, 23, 59, 59, tzinfo=dt.UTC),
+    dt.datetime(2024, 5, 2, 8, 59, tzinfo=EAST_OF_UTC),
+    "2024-05-01T12:30:00Z",
+    "2024-05-01 12:30:00.5",
+    "2024-05-02T08:59:00+09:00",
+]
+"""Forms of the first of May 2024, UTC."""
+
+
+@pytest.mark.parametrize("value", DAYS, ids=str)
+def test_dates_and_times_stand_for_their_day(tmp_path: Path, value: object) -> None:
+    values = yaml.safe_load(SMALL) | {"name": "x", "period": value, "schedule": {"from": value}}
+    loaded = job.parse(values, folder=tmp_path)
+    assert str(loaded.period) == "2024-05-01/2024-05-01"
+    assert loaded.schedule.since == dt.date(2024, 5, 1)
+    assert type(loaded.schedule.since) is dt.date
+    text = change_key(SMALL, f"period: {value}") + f"schedule: {{from: {value}}}\n"
+    from_file = job.load(write(tmp_path, text))
+    assert (from_file.period, from_file.schedule.since) == (loaded.period, loaded.schedule.since)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("period", "2024-05-01T25:00:00Z", "cannot be read at '2024-05-01T25"),
+        ("period", "2024-05-01T00:00:00Z/2024-06-01T00:00:00Z", "cannot be read at"),
+        ("period", "0001-01-01T00:00:00+09:00", "cannot be read at"),
+        ("period", 2024.5, "is not a date"),
+        ("from", "2024-05/2024-06", "is a period, and the series begins on a day"),
+        ("from", True, "True is not a day"),
+    ],
+)
+def test_other_forms_of_dates_are_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    values = yaml.safe_load(SMALL) | {"name": "x"}
+    values |= {"schedule": {"from": value}} if key == "from" else {"period": value}
+    with pytest.raises(InvalidInputError, match=message):
+        job.parse(values, folder=tmp_path)
+
+
 @given(a=st.dates(), b=st.dates())
 def test_period_round_trip(a: dt.date, b: dt.date) -> None:
     first, last = sorted((a, b))
@@ -920,10 +966,24 @@ def test_bbox_that_is_not_finite_is_refused(value: float) -> None:
         region.from_bbox((value, 1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("bbox", "text"),
+    [
+        ((9, 56, 10, 90.000001), "(10, 90.000001)"),
+        ((9, 56.1234567, 10, 56.1234561), "[9, 56.1234567, 10, 56.1234561]"),
+    ],
+)
+def test_a_bbox_is_refused_with_the_digits_that_are_wrong(
+    bbox: tuple[float, ...], text: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(text)):
+        region.from_bbox(bbox)
+
+
 # --- the registry ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", config.ARCHITECTURES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_parameters_are_those_of_the_module(name: str) -> None:
     torch = pytest.importorskip("torch")
     import model
@@ -931,7 +991,7 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     with torch.device("meta"):
         module = model.backbone(name, list(model_list.COUNTED_INPUTS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert model_list.count_encoder_parameters(config.resolve_architecture(name)) == counted
+    assert model_list.count_encoder_parameters(architectures.resolve_architecture(name)) == counted
 
 
 def test_registry_lists_the_models_of_a_job() -> None:

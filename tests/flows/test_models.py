@@ -15,7 +15,7 @@ import torch
 import model
 from flows.config import model as model_config
 from model.predictor import card_file, registry
-from model.terramind import config, modalities
+from model.terramind import architectures, modalities
 from model.tools import model_card, model_list
 from model.weights import checksums, hub, loading
 from tests.support.empty_weights import (  # noqa: F401
@@ -102,10 +102,10 @@ def test_tokenizers_have_as_many_parameters_as_the_list_says(name):
 
 
 @needs_listings
-@pytest.mark.parametrize("name", config.ARCHITECTURES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_the_family_has_as_many_parameters_as_published(name):
     published = listing(f"{name}__encdec_all")["n_unique_params"]
-    assert model_list.count_family_parameters(config.resolve_architecture(name)) == published
+    assert model_list.count_family_parameters(architectures.resolve_architecture(name)) == published
 
 
 @pytest.mark.parametrize("inputs", [["S2L1C"], ["RGB", "NDVI"], ["S1GRD", "Coords", "LULC"]])
@@ -113,7 +113,10 @@ def test_an_encoder_s_parameters_depend_on_its_inputs(inputs):
     with torch.device("meta"):
         built = model.backbone(TINY, inputs)
     counted = sum(value.numel() for value in built.parameters())
-    assert model_list.count_encoder_parameters(config.resolve_architecture(TINY), inputs) == counted
+    assert (
+        model_list.count_encoder_parameters(architectures.resolve_architecture(TINY), inputs)
+        == counted
+    )
 
 
 # --- fetch -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from flows.run.stored_plan import StoredPlan
 from pipeline import tile_layers
 from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
-from pipeline.reading import http_ranges, provider_connections
+from pipeline.reading import http_connections, http_ranges
 from pipeline.runtime import cancellation
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.range_server import serving
@@ -258,8 +258,8 @@ def working_server(served_plan):
     """Return the server, without faults, and the plan."""
     web, plan = served_plan
     web.script = None
-    provider_connections.divide_connections(2)
-    provider_connections.divide_connections(1)
+    http_connections.divide_connections(2)
+    http_connections.divide_connections(1)
     # ^ threads of an earlier test may still wait for its answers
     yield web, plan
     web.script = None

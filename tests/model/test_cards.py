@@ -12,7 +12,7 @@ import yaml
 import model
 from model.errors import ModelError, WeightsError
 from model.predictor import card_file, registry
-from model.terramind import config, modalities
+from model.terramind import architectures, modalities
 from model.tools import model_card, model_list
 from model.weights import loading
 from tests.support import lightning_checkpoints
@@ -71,7 +71,7 @@ def test_every_entry_of_a_card_is_documented():
     text = (ROOT / "docs" / "model.md").read_text()
     for key in card_file.Card.__dataclass_fields__:
         assert f"| `{key}` |" in text
-    for key in (*config.Architecture.__dataclass_fields__, *TOKENIZER, *TOKENIZER["unet"]):
+    for key in (*architectures.Architecture.__dataclass_fields__, *TOKENIZER, *TOKENIZER["unet"]):
         assert key in text
 
 
@@ -283,7 +283,7 @@ def test_a_card_of_a_user_is_described_like_a_published_one(tmp_path, capsys):
     assert (description.kind, description.outputs) == ("encoder", ())
 
 
-@pytest.mark.parametrize("name", config.ARCHITECTURES)
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_all_commands_state_the_same_number_of_parameters(name):
     (listed_model,) = (entry for entry in model_list.list_models() if entry.name == name)
     card = model_card.describe_named(name)

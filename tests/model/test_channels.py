@@ -61,7 +61,7 @@ def test_numbers_are_positions_in_the_files():
         ({"channels": NAMES, "dataset": NAMES[::-1], "declared": True},
          "has the bands B02, B03, .* was given B12, B11"),
         ({"channels": NAMES, "dataset": (*NAMES[:5], "RED_EDGE_1"), "declared": True}, "B05"),
-        ({"dataset": NAMES}, "has 12 channels, and the training names 6"),
+        ({"dataset": NAMES}, "has 12 channels, B01, .*B12, and the training names 6, B02"),
         ({"channels": NAMES, "dataset": tuple(range(12)), "output": (0, 1, 2, 3, 4, 5),
           "declared": True}, "was given B01, B02"),
         ({"dataset": tuple(range(6)), "output": (0, 1, 2)}, "given 3 channels, 0, 1, 2, but .* 12"),
@@ -69,7 +69,8 @@ def test_numbers_are_positions_in_the_files():
         ({"channels": NAMES, "dataset": ("RED", 1, 2, 3, 4, 5), "declared": True}, "a name"),
         ({"dataset": tuple(range(14)), "output": tuple(range(12))}, "numbers without a name"),
         ({"channels": ("BLUE", "SLOPE"), "declared": True}, "SLOPE of the checkpoint is no band"),
-        ({"channels": NAMES, "stated": ("BLUE", "RED")}, "has 6 channels, and the job names 2"),
+        ({"channels": NAMES, "stated": ("BLUE", "RED")},
+         "has 6 channels, B02, .*B12, and the job names 2, B02, B04"),
         ({"channels": NAMES, "stated": ("BLUE", *NAMES[:5])}, "each channel once"),
     ],
 )  # fmt: skip
@@ -81,9 +82,19 @@ def test_names_that_contradict_are_refused(options, message):
 def test_what_the_user_states_comes_before_a_contradiction():
     named = name(NAMES, dataset=NAMES[::-1], stated=NAMES[::-1], declared=True)
     assert (named.bands, named.note) == (BANDS, None)
-    # ^ the order of the numbers
+    # ^ the order of the numbers, which the statistics tell
     others = ["B01", *BANDS[1:]]
     named = name(NAMES, dataset=NAMES[::-1], stated=others, declared=True)
     assert named.bands == tuple(others)
     assert "as the job states" in named.note
-    assert name(stated=OPTICAL.bands[::-1]).bands == OPTICAL.bands[::-1]
+    assert "names its bands B02, B03" in named.note
+
+
+def test_an_order_that_only_the_user_states_is_told():
+    named = name(stated=OPTICAL.bands[::-1])
+    assert named.bands == OPTICAL.bands[::-1]
+    assert "does not name its bands: they are taken as B12, B11" in named.note
+    assert "TerraMind's own order is B01, B02" in named.note
+    assert name(stated=OPTICAL.aliases).note is None
+    assert name(("1", "2"), stated=("RED", "BLUE")).note is None
+    # ^ nothing else names these channels

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import model
 from model.errors import ModelError
-from model.terramind import config, layers, modalities
+from model.terramind import architectures, layers, modalities
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
 MICRO = TINY | {"decoder_depth": 1}
@@ -40,18 +40,18 @@ def make_rasters(names=("S2L2A", "S1RTC", "DEM"), size=32, batch=1, seed=0):
 
 
 def test_named_architectures_have_the_published_sizes():
-    base = config.resolve_architecture("terramind_v1_base")
+    base = architectures.resolve_architecture("terramind_v1_base")
     assert (base.dim, base.heads, base.depth, base.mlp_hidden_dim) == (768, 12, 12, 2048)
-    large = config.resolve_architecture("terramind_v1_large")
+    large = architectures.resolve_architecture("terramind_v1_large")
     assert (large.mlp_hidden_dim, large.feature_layers) == (2730, (5, 11, 17, 23))
-    tiny = config.resolve_architecture("terramind_v1_tiny")
+    tiny = architectures.resolve_architecture("terramind_v1_tiny")
     assert (tiny.mlp_hidden_dim, tiny.gated, tiny.bias) == (768, False, True)
 
 
 def test_an_architecture_is_read_from_a_mapping_or_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("dim: 32\nheads: 2\ndepth: 2\n")
-    assert config.resolve_architecture(path) == config.resolve_architecture(TINY)
+    assert architectures.resolve_architecture(path) == architectures.resolve_architecture(TINY)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_architecture_is_read_from_a_mapping_or_a_file(tmp_path):
 )
 def test_an_invalid_architecture_is_refused(source, message):
     with pytest.raises(ModelError, match=message):
-        config.resolve_architecture(source)
+        architectures.resolve_architecture(source)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "dim: [", "dim: 32"])
@@ -75,7 +75,7 @@ def test_a_damaged_file_is_refused(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ModelError):
-        config.resolve_architecture(path)
+        architectures.resolve_architecture(path)
 
 
 @pytest.mark.parametrize(

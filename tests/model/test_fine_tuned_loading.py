@@ -267,7 +267,8 @@ def test_bands_of_checkpoint_and_training_that_contradict_are_refused(load, six_
     predictor = load(six_bands, args, stats=stated)
     assert predictor.inputs["S2L2A"] == ("B02", "B03", "B04", "B8A", "B11", "B12")
     assert predictor.spec.statistics["S2L2A"].mean == tuple(mean[::-1])
-    assert not predictor.notes
+    (note,) = predictor.notes
+    assert "of B12, B11, B8A, B04, B03, B02 in this order" in note
 
 
 def test_numbers_of_other_bands_than_the_checkpoint_names_are_told(load, six_bands):

@@ -10,7 +10,7 @@ from model.predictor.input_statistics import (
     parse_stated_statistics,
     resolve_statistics,
 )
-from model.terramind.modalities import RASTER_MODALITIES, get_raster_modality
+from model.terramind.modalities import RASTER_MODALITIES, Statistics, get_raster_modality
 
 HLS = ("B02", "B03", "B04", "B8A", "B11", "B12")
 BURN_SCARS = (
@@ -42,7 +42,7 @@ def resolve(name, mean, std, bands=None, **options):
 def test_published_statistics_are_accepted_as_they_are(name):
     own = RASTER_MODALITIES[name].statistics
     resolved = resolve(name, own.mean, own.std)
-    assert (resolved.statistics, resolved.note) == (own, None)
+    assert (resolved.statistics, resolved.notes) == (own, ())
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_published_statistics_are_accepted_as_they_are(name):
     ],
 )  # fmt: skip
 def test_statistics_of_unusual_places_are_accepted(name, mean, std):
-    assert resolve(name, mean, std).note is None
+    assert resolve(name, mean, std).notes == ()
 
 
 def test_reflectance_is_converted_and_told():
@@ -73,9 +73,10 @@ def test_reflectance_is_converted_and_told():
     resolved = resolve("S2L2A", mean, std, HLS)
     assert resolved.statistics.mean == pytest.approx(tuple(value * 1e4 for value in mean))
     assert resolved.statistics.std == pytest.approx(tuple(value * 1e4 for value in std))
-    assert "multiplied by 10000" in resolved.note
+    (note,) = resolved.notes
+    assert "multiplied by 10000" in note
     stated = resolve("S2L2A", mean, std, HLS, unit="reflectance")
-    assert (stated.statistics, stated.note) == (resolved.statistics, None)
+    assert (stated.statistics, stated.notes) == (resolved.statistics, ())
 
 
 def test_a_stated_unit_takes_the_place_of_a_guess():
@@ -125,7 +126,7 @@ def test_swapped_means_and_deviations_are_refused():
     dn = tuple(tuple(value * 1e4 for value in values) for values in (mean, std))
     with pytest.raises(ModelError, match="look swapped"):
         resolve("S2L2A", dn[1], dn[0], HLS)
-    assert resolve("S2L2A", *dn, HLS).note is None
+    assert resolve("S2L2A", *dn, HLS).notes == ()
 
 
 def test_the_number_and_the_order_of_bands_are_checked():
@@ -153,8 +154,12 @@ def test_statistics_may_name_their_bands():
         }
     )["S2L2A"]
     modality = get_raster_modality("S2L2A")
-    selected = resolve_statistics(modality, ("B02", "B8A"), stated).statistics
-    assert (selected.mean, selected.std) == ((1500.0, 3000.0), (500.0, 900.0))
+    resolved = resolve_statistics(modality, ("B02", "B8A"), stated)
+    assert resolved.statistics == Statistics(mean=(1500.0, 3000.0), std=(500.0, 900.0))
+    unused, reordered = resolved.notes
+    assert unused == "S2L2A: the statistics of B11 are not used, as the model takes B02, B8A"
+    assert "of B8A, B02, B11 in this order, and were put in that of the model's" in reordered
+    assert resolve_statistics(modality, ("B8A", "B02", "B11"), stated).notes == ()
     for bands, message in ((("B02", "B12"), "name each band once"), (("B02",) * 2, "B02, B02")):
         with pytest.raises(ModelError, match=message):
             resolve_statistics(
@@ -167,8 +172,11 @@ def test_statistics_may_name_their_bands():
     [
         ({"mean": [1.0]}, "std"),
         ({"mean": ["x"], "std": [1]}, "wrong kind"),
-        ({"mean": [-12.0, -20.0], "std": [5.0, 5.0], "unit": "linear"}, "'linear'.*dB is"),
-        ({"mean": [-12.0, -20.0], "std": [5.0, 5.0], "unit": "reflectance"}, "dB is"),
+        ({"mean": [-12.0, -20.0], "std": [5.0, 5.0], "unit": "linear"}, "'linear'.*: write dB"),
+        ({"mean": [-12.0, -20.0], "std": [5.0, 5.0], "unit": "reflectance"}, "write dB"),
+        ({"mean": [1.0], "std": [5.0], "bands": [1]}, "no band '1'; it has VV, VH"),
+        ({"mean": [1.0], "std": [5.0], "bands": "VV"}, "bands must be a list, not 'VV'"),
+        ({"mean": [1.0], "stds": [5.0]}, "unknown stds; known are mean, std, bands, unit"),
     ],
 )
 def test_stated_values_of_the_wrong_kind_are_refused(entry, message):

@@ -221,10 +221,12 @@ def test_class_weights_have_a_mean_of_one_over_the_pixels():
 @pytest.mark.parametrize("index", range(8))
 def test_the_eight_symmetries_differ_and_keep_all_values(index):
     x = torch.arange(12).reshape(3, 4)[:3, :3]
-    transformed = dataset.apply_symmetry(x, index)
+    transformed = augmentation.apply_symmetry(x, index)
     assert sorted(transformed.flatten().tolist()) == sorted(x.flatten().tolist())
     other_results = [
-        dataset.apply_symmetry(x, other_index) for other_index in range(8) if other_index != index
+        augmentation.apply_symmetry(x, other_index)
+        for other_index in range(8)
+        if other_index != index
     ]
     assert not any(torch.equal(transformed, result) for result in other_results)
 

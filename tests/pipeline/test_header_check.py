@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 from catalogs import providers
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, RejectedScene, StatedValues
-from catalogs.stac.footprint import raster_area
+from catalogs.stac.footprint_check import raster_area
 from catalogs.stac.projection import AssetProjection
 from pipeline.grid.grid import Grid
 from pipeline.quality import header_check
@@ -117,6 +117,21 @@ def test_the_georeference_is_that_of_the_file(stated, told):
     assert (asset.epsg, asset.shape) == (EPSG, (64, 64))
     assert asset.transform == TRANSFORM
     assert (told in caveats) if told else not caveats
+
+
+def test_statements_that_differ_in_late_digits_are_told_with_them():
+    shifted = (10.0, 0.0, LEFT, 0.0, -10.0, TOP + 0.2)
+    for scene, header, pattern in (
+        (_scene(stated={"nodata": -3.4028235e38}, nodata=-3.4028235e38),
+         replace(HEADER, nodata=-3.4028234663852886e38, dtype="float32"),
+         r"nodata (\S+), the file has (\S+)$"),
+        (_scene(stated={"scale": 1e-4}), replace(HEADER, scale=1.000002e-4),
+         r"scale (\S+), the file has (\S+)$"),
+        (_scene(transform=shifted), HEADER, r"transform (\[.*\]), the file has (\[.*\])$"),
+    ):  # fmt: skip
+        _, caveats = _settled_asset(scene, header)
+        stated, actual = re.search(pattern, caveats).groups()
+        assert stated != actual
 
 
 def test_a_rounded_transform_is_that_of_the_catalog_only_where_no_digit_counts():
@@ -290,10 +305,72 @@ def test_a_footprint_beyond_the_files_becomes_their_extent():
     assert "footprint that the catalog states reaches to" in " ".join(result.caveats)
 
 
+def read_bounds(caveats):
+    """Return the bounds that caveats state of the footprint and of the file, as text."""
+    pattern = r"reaches to (\[[^]]*\]), the file to (\[[^]]*\])"
+    return re.search(pattern, " ".join(caveats)).groups()
+
+
+def test_a_footprint_just_beyond_the_files_is_told_with_digits_that_differ():
+    west, south, east, north = AREA.bounds
+    result = _settle(_scene(footprint=shapely.box(west, south, east + 0.0005, north)))
+    stated, actual = read_bounds(result.caveats)
+    assert stated != actual
+    assert "corners lie up to 38.1 m outside of the file" in " ".join(result.caveats)
+
+
+def test_a_footprint_whose_bounds_are_those_of_the_file_is_told_with_the_distance():
+    """The bounding box of a granule far from the meridian of its zone leaves it at the corners."""
+    transform, shape = (10.0, 0.0, 300_000.0, 0.0, -10.0, 6_200_000.0), (1098, 1098)
+    area = raster_area(AssetProjection(epsg=EPSG, transform=transform, shape=shape))
+    scene = _scene(transform=transform, shape=shape, footprint=shapely.box(*area.bounds))
+    header = replace(HEADER, transform=transform, shape=shape)
+    (caveat,) = header_check.settle_scene(scene, {"B02": header}, region=area).caveats
+    stated, actual = read_bounds([caveat])
+    assert stated == actual
+    assert re.search(r"corners lie up to [1-9]\d\d m outside of the file$", caveat), caveat
+
+
+def test_a_distance_in_a_geographic_system_is_in_degrees():
+    transform, shape = (1e-4, 0.0, 15.0, 0.0, -1e-4, 47.0), (100, 100)
+    wkt = rasterio.CRS.from_epsg(4326).to_wkt()
+    header = replace(HEADER, crs_wkt=wkt, transform=transform, shape=shape, dtype="float32")
+    area = shapely.box(15.0, 46.99, 15.01, 47.0)
+    scene = _scene("DEM", epsg=4326, transform=transform, shape=shape,
+                   footprint=shapely.box(15.0, 46.99, 15.02, 47.0))  # fmt: skip
+    (caveat,) = header_check.settle_scene(scene, {"DEM": header}, region=area).caveats
+    assert "lie up to 0.01 ° outside" in caveat
+
+
+def test_a_file_that_covers_a_part_is_told_with_its_extent_and_share():
+    scene = _scene()
+    truncated = replace(scene.assets["B02"], band="B04", href="/data/B04.tif", shape=(40, 64))
+    scene = replace(scene, assets=scene.assets | {"B04": truncated})
+    headers = {"B02": HEADER, "B04": replace(HEADER, shape=(40, 64))}
+    west, south, east, north = AREA.bounds
+    half = shapely.box(west, south, east, (south + north) / 2)
+    shares = []
+    for mapped_region in (None, half):
+        result = header_check.settle_scene(scene, headers, region=AREA, mapped_region=mapped_region)
+        (caveat,) = result.caveats
+        assert "B04: the footprint" in caveat
+        assert "B02" not in caveat
+        extent = raster_area(AssetProjection(epsg=EPSG, transform=TRANSFORM, shape=(40, 64)))
+        stated, actual = (
+            [float(number) for number in text[1:-1].split(",")] for text in read_bounds([caveat])
+        )
+        assert stated == pytest.approx(AREA.bounds, abs=1e-3)
+        assert actual == pytest.approx(extent.bounds, abs=1e-3)
+        assert "lie up to 240 m outside of the file" in caveat
+        shares.append(re.search(r"covers (\S+) % of the region, the footprint (\S+) %", caveat))
+    assert [float(share[1]) for share in shares] == pytest.approx([62.5, 25], abs=0.2)
+    assert [share[2] for share in shares] == ["100", "100"]
+
+
 def test_a_bbox_without_its_footprint_becomes_that_of_the_footprint():
     result = _settle(_scene(bbox=(0.0, 0.0, 1.0, 1.0)))
     assert result.scene.bbox == pytest.approx(AREA.bounds)
-    assert "bbox" in " ".join(result.caveats)
+    assert "the bbox [0, 0, 1, 1], but its geometry reaches to [15" in " ".join(result.caveats)
 
 
 def test_bands_that_lie_in_different_places_are_refused():

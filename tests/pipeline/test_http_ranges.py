@@ -23,8 +23,8 @@ from pipeline.grid.grid import Grid
 from pipeline.reading import (
     asset_opener,
     cube,
+    http_connections,
     http_ranges,
-    provider_connections,
     raster_reader,
 )
 from tests.faults import range_server
@@ -167,14 +167,14 @@ def test_parallel_reads_equal_serial_ones_within_the_provider_limit(file_server)
     ]
     expected = [_read(file_server, grid=part) for part in parts]
     file_server.latency = 0.01
-    provider_connections.divide_connections(8)
+    http_connections.divide_connections(8)
     try:
-        assert provider_connections.max_connections("demo") == 4
+        assert http_connections.max_connections("demo") == 4
         file_server.reset_counts()
         with ThreadPoolExecutor(32) as pool:
             actual = list(pool.map(lambda part: _read(file_server, grid=part), parts))
     finally:
-        provider_connections.divide_connections(1)
+        http_connections.divide_connections(1)
     assert all(map(np.array_equal, actual, expected))
     assert 2 <= file_server.max_active <= 4
 

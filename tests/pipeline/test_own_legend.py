@@ -20,11 +20,11 @@ from pipeline.grid import grid as grids
 from pipeline.inference import output_layers
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan, from_geojson
-from pipeline.product import product_writer, stac_collection
+from pipeline.product import product_writer, stac_collection, stac_item
 from pipeline.product.report import quicklook, rendering
 from pipeline.product.report.rendering import Thumbnail
 from pipeline.quality import accuracy, quality_metrics
-from pipeline.storage import cog, mosaic, plan_file, receipt, styles, zarr_store
+from pipeline.storage import cog, mosaic, plan_file, receipt, zarr_store
 from tests.support import large_plan, stac_schemas
 from tests.support.fake_predictors import Brightness
 from tests.support.small_plan import MODEL, make_plan
@@ -317,7 +317,7 @@ def test_any_number_of_classes_can_be_mapped_and_drawn(tmp_path, count):
     with rasterio.open(tmp_path / "x.tif") as file:
         colors = file.colormap(1)
         assert len({colors[code] for code in range(count)}) == count
-    classes = styles.classification_classes(legend)
+    classes = stac_item.classification_classes(legend)
     assert len({entry["name"] for entry in classes}) == count + 1
     thumbnail = Thumbnail(values=codes[None], bands=("classes",), metres_per_pixel=10, nodata=255)
     layout = quicklook.layout_classes(thumbnail, layer, quicklook.ObservedLayers(), HEADING)

@@ -13,6 +13,7 @@ import pystac
 import pytest
 import rasterio
 
+from catalogs import sensors
 from catalogs.legend import LAND_COVER
 from catalogs.scene import Asset, ItemReference, Radiometry, RejectedScene, Scene
 from pipeline import layer_table
@@ -139,7 +140,7 @@ def product(folder):
             overall=0.91, macro_f1=0.84, n=4000, f1={"water": 0.95, "crops": 0.8}
         ),
         accuracy_reference="the country's truth",
-        notices=(("Sentinel data legal notice", "https://sentinels.copernicus.eu/notice"),),
+        notices=(sensors.SENTINEL_NOTICE,),
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
 
 from catalogs.errors import InvalidInputError
+from catalogs.sensors import COPERNICUS_DEM_NOTICE, SENTINEL_NOTICE
+from catalogs.snapshot import Snapshot
 from flows.run import verify
 from pipeline import reuse, tile, tile_layers
 from pipeline.product import product_writer, published_item, stac_collection
@@ -65,6 +70,40 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
         f"./{plan.short_digest}/report.html": "the file differs from the published one",
     }
     assert not published_item.is_complete(product_store, plan)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "notices"),
+    [
+        (("S2L2A", "S2L2A"), (SENTINEL_NOTICE,)),
+        (("S1RTC", "S2L2A"), (SENTINEL_NOTICE,)),
+        (("S2L2A", "DEM"), (SENTINEL_NOTICE, COPERNICUS_DEM_NOTICE)),
+        (("DEM", "DEM"), (COPERNICUS_DEM_NOTICE,)),
+    ],
+)
+def test_the_notices_are_those_of_the_sensors_that_are_used(tmp_path, modalities, notices):
+    plan = make_plan(tmp_path)
+    scenes = tuple(
+        dataclasses.replace(scene, modality=modality, assets={})
+        for scene, modality in zip(plan.snapshot.scenes, modalities, strict=True)
+    )
+    changed = dataclasses.replace(plan, snapshot=Snapshot(scenes=scenes))
+    assert product_writer._list_notices(changed) == notices
+
+
+def test_a_product_without_terrain_has_no_notice_of_it(tmp_path):
+    plan, store = make_plan(tmp_path), LocalStore(tmp_path / "out" / "period")
+    plan_store = store.child(plan.short_digest)
+    _build_tiles(plan, plan_store)
+    product_writer.publish_product(plan, store)
+    item = json.loads(store.read("item.json"))
+    collection = json.loads(store.parent().read("collection.json"))
+    for document in (item, collection):
+        licences = [link["href"] for link in document["links"] if link["rel"] == "license"]
+        assert licences == [SENTINEL_NOTICE.href]
+    page = plan_store.read("report.html").decode()
+    assert SENTINEL_NOTICE.href in page
+    assert COPERNICUS_DEM_NOTICE.href not in page
 
 
 def test_both_stores_hold_the_same_bytes(tmp_path):

@@ -525,6 +525,21 @@ def _make_proportion(share):
     return quality_metrics.ProportionEstimate(n=1000, share=share, low=share, high=share)
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"tile": Seam(z=3.004, lines=4, rate=0.06, excess=0.02, worst=0.03)},
+         "z = 3.004, qc.max_seam_z is 3)"),
+        ({"precision": _make_proportion(0.9949999)}, "Only 99.49999 % of the pixels"),
+        ({"disagreement": _make_proportion(0.1500001)}, "at least 15.00001 % with 95 %"),
+    ],
+)  # fmt: skip
+def test_a_figure_just_beyond_its_limit_looks_different_from_it(values, text):
+    limits = QualityLimits(max_disagreement=0.15)
+    (violation,) = quality_gate.check_limits(quality_metrics.QualityMetrics(**values), limits)
+    assert text in violation
+
+
 def test_quality_metrics_survive_json():
     seam = Seam(z=0.5, lines=4, rate=0.06, excess=0.02, worst=0.03)
     for metrics in (

@@ -11,6 +11,7 @@ from pystac.extensions.classification import Classification
 
 from catalogs.legend import LAND_COVER
 from pipeline import layer_table
+from pipeline.product import stac_item
 from pipeline.storage import color_ramps, styles
 from pipeline.storage.band_statistics import BandStatistics
 
@@ -93,7 +94,7 @@ def test_the_ramp_of_a_scaled_layer_has_physical_values():
 
 
 def test_stac_classes_are_those_of_the_legend_and_readable_by_pystac():
-    entries = styles.classification_classes(LAND_COVER, {0: 5, 1: 1, 5: 3})
+    entries = stac_item.classification_classes(LAND_COVER, {0: 5, 1: 1, 5: 3})
     classifications = [Classification(entry) for entry in entries]
     assert [(entry.value, entry.name, entry.color_hint) for entry in classifications] == [
         (entry.code, entry.name, entry.color_hint) for entry in LAND_COVER.classes
@@ -103,7 +104,7 @@ def test_stac_classes_are_those_of_the_legend_and_readable_by_pystac():
     assert "percentage" not in by_value[0]
     assert (by_value[1]["percentage"], by_value[5]["percentage"]) == (25.0, 75.0)
     assert (by_value[0]["count"], by_value[5]["count"], by_value[2]["count"]) == (5, 3, 0)
-    assert all("count" not in entry for entry in styles.classification_classes(LAND_COVER))
+    assert all("count" not in entry for entry in stac_item.classification_classes(LAND_COVER))
 
 
 @given(
@@ -117,7 +118,7 @@ def test_shares_of_the_mapped_pixels_add_up(counts):
 
 
 def test_bit_offsets_are_stable():
-    fields = styles.classification_bitfields(layer_table.get("inputs_used"))
+    fields = stac_item.classification_bitfields(layer_table.get("inputs_used"))
     assert {field["name"]: 1 << field["offset"] for field in fields} == {
         "sentinel_2": 1,
         "sentinel_1": 2,

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import shapely
+from pyproj import Transformer
 
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid
@@ -67,7 +68,7 @@ def make_plan(folder, *, scenes=2, model=MODEL, tile=32, size=80, area=None):
         small_worlds.LEFT + 703,
         small_worlds.TOP - 67,
     )
-    to_lonlat = grid.Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
+    to_lonlat = Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(area or box, to_lonlat.transform, interleaved=False)
     finest, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
     lattice = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError, join_names
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.decoder import EmbeddedInputs, EncoderDecoder, PatchGrid
 from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.request import (
@@ -85,6 +85,7 @@ class Generator(GeneratorKeys):
 
     @torch.no_grad()
     def generate(  # noqa: PLR0913
+        # ^ the settings of sampling, each by its name
         self,
         inputs: Inputs,
         outputs: Sequence[str] | None = None,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.decoder import EncoderDecoder
 from model.terramind.encoder import Encoder, Inputs
 from model.terramind.generation.sampler import Sampler

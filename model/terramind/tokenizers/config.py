@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from model.errors import ModelError, join_names
-from model.terramind.config import Architecture, is_config_file, read_mapping
+from model.terramind.architectures import Architecture, is_config_file, read_mapping
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.tokenizers.fsq import Quantizer
 

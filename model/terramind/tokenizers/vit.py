@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.terramind import fused_linear
-from model.terramind.config import Architecture
+from model.terramind.architectures import Architecture
 from model.terramind.layers import (
     EPSILON,
     Attention,

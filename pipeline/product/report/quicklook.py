@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from catalogs.class_palette import BACKGROUND_COLOR as OTHERS_COLOR
+from catalogs.default_class_colors import BACKGROUND_COLOR as OTHERS_COLOR
 from catalogs.legend import fold_to_ascii
 from pipeline.layer_table import Layer
 from pipeline.product.report import rendering, true_color

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import shapely
@@ -15,8 +14,6 @@ from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from pyproj import Transformer
 
     from catalogs.stac.projection import AssetProjection
 
@@ -63,14 +60,18 @@ def find_other_footprint(item: Mapping[str, Any], area: Any) -> OtherFootprint |
     )
 
 
-def exceeds_raster(area: Any, raster: AssetProjection) -> bool:
-    """Return whether corners of a footprint lie outside of the extent of a raster.
+def measure_excess(area: Any, raster: AssetProjection) -> float:
+    """Return how far corners of a footprint lie outside of the extent of a raster at most.
 
     The corners are compared, and not the edges, which are straight in one coordinate system only.
 
     Args:
         area: Shapely area in longitude and latitude.
         raster: A raster whose EPSG code, transform and shape are known.
+
+    Returns:
+        The distance in the units of the raster's coordinate system; 0 if all corners lie within
+        :data:`EXTENT_TOLERANCE`.
     """
     if raster.epsg is None or raster.transform is None or raster.shape is None:
         raise ValueError("The extent of the raster is unknown.")
@@ -78,20 +79,23 @@ def exceeds_raster(area: Any, raster: AssetProjection) -> bool:
     determinant = a * e - b * d
     rows, columns = raster.shape
     margin = max(MIN_EXTENT_TOLERANCE, EXTENT_TOLERANCE * max(rows, columns))
-    to_raster = lonlat_transformer(raster.epsg)
+    to_raster = lonlat_geometry.get_transformer(raster.epsg)
     longitudes, latitudes = zip(*shapely.get_coordinates(area).tolist(), strict=True)
-    is_outside = [True] * len(longitudes)
+    distances = [math.inf] * len(longitudes)
     for turn in (0, 360, -360) if raster.epsg == projection.LONLAT else (0,):
         # ^ a raster may extend beyond 180 degrees
         xs, ys = to_raster.transform([longitude + turn for longitude in longitudes], latitudes)
         for index, (x, y) in enumerate(zip(xs, ys, strict=True)):
             column = (e * (x - c) - b * (y - f)) / determinant
             row = (a * (y - f) - d * (x - c)) / determinant
-            is_inside = -margin <= column <= columns + margin and -margin <= row <= rows + margin
-            if is_inside or not math.isfinite(column + row):
+            columns_beyond = max(-column, column - columns, 0.0)
+            rows_beyond = max(-row, row - rows, 0.0)
+            distance = math.hypot(columns_beyond * math.hypot(a, d), rows_beyond * math.hypot(b, e))
+            if max(columns_beyond, rows_beyond) <= margin or not math.isfinite(distance):
                 # ^ infinite where PROJ cannot transform a corner, as at the antipode
-                is_outside[index] = False
-    return any(is_outside)
+                distance = 0.0
+            distances[index] = min(distances[index], distance)
+    return max(distances)
 
 
 def raster_area(raster: AssetProjection) -> Any:
@@ -108,7 +112,7 @@ def raster_area(raster: AssetProjection) -> Any:
     dense = shapely.segmentize(corners, max_segment_length=max(rows, columns) / 20)
     pixels = shapely.get_coordinates(dense).tolist()
     positions = [(a * x + b * y + c, d * x + e * y + f) for x, y in pixels]
-    to_lonlat = lonlat_transformer(raster.epsg)
+    to_lonlat = lonlat_geometry.get_transformer(raster.epsg)
     ring = [to_lonlat.transform(x, y, direction="INVERSE") for x, y in positions]
     if not all(map(math.isfinite, (value for position in ring for value in position))):
         raise ValueError("The raster lies outside of its coordinate system.")
@@ -143,7 +147,7 @@ def _find_contradicting_raster(
     """Return the first stated raster if a footprint exceeds all of them, or any one at all."""
     first_raster = None
     for raster in _iterate_stated_rasters(item):
-        if not any_raster and not exceeds_raster(area, raster):
+        if not any_raster and not measure_excess(area, raster):
             return None
         first_raster = first_raster or raster
     return first_raster
@@ -176,12 +180,3 @@ def _iterate_stated_rasters(item: Mapping[str, Any]) -> Iterator[AssetProjection
             # ^ refused with its reason if it is used
         if raster.epsg is not None and raster.transform is not None and raster.shape is not None:
             yield raster
-
-
-@lru_cache(maxsize=256)
-def lonlat_transformer(epsg: int) -> Transformer:
-    """Return the transformer from longitude and latitude; building one takes milliseconds."""
-    from pyproj import Transformer  # noqa: PLC0415
-
-    # ^ slow to import, and most catalogs are searched without
-    return Transformer.from_crs(projection.LONLAT, epsg, always_xy=True)

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
+COLOR_PATTERN = "#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})"
+"""Regular expression of a colour as it is written."""
+
 _TABLE = (
     "0072B2D55E00009E73F0E442CC79A756B4E9E69F00DDCC773322888822551177330096FF003C0F5A0F5A"
     "87E1FF69A55A785A87693C8778A53C5A4B00005AB43C2D2DE1D25A69C3874B694BD2F0A596B4D24B96E1"
@@ -90,7 +93,7 @@ def parse_color(text: str) -> Color:
     Raises:
         ValueError: the text has another form.
     """
-    match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text.strip())
+    match = re.fullmatch(COLOR_PATTERN, text.strip())
     if match is None:
         raise ValueError(f"the colour {text!r} is not of the form '#d55e00': write it in quotes.")
     red, green, blue = (int(part, 16) for part in match.groups())
