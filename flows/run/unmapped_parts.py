@@ -1,4 +1,4 @@
-"""Parts of a region in which no pixel of a map has its centre: told, and refused if all are."""
+"""Parts of a region in which no pixel of a map has its centre: reported, and refused if all are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_unmapped_parts(
 ) -> Iterator[Caveat]:
     """Yield a caveat for each raster of a product that has no pixel in some parts of its region.
 
-    Rasters that lack no other parts than those before them are not told.
+    Rasters that lack no other parts than those before them are not reported.
 
     Args:
         parts: the parts of the region.
@@ -34,12 +34,12 @@ def find_unmapped_parts(
     Raises:
         InvalidInputError: a raster has no pixel in any part.
     """
-    told: set[int] = set()
+    reported: set[int] = set()
     for raster, grids in rasters.items():
         unmapped = _select_unmapped(parts, grids)
-        if told.issuperset(unmapped):
+        if reported.issuperset(unmapped):
             continue
-        told.update(unmapped)
+        reported.update(unmapped)
         areas = [_project_largest(parts[index], grids) for index in unmapped]
         listed = _list_parts([parts[index] for index in unmapped], areas)
         advice = _advise(areas, grids[0].resolution, resolution)

@@ -119,6 +119,7 @@ class _ErrorCapturingSource:
             try:
                 return function()
             except Exception as error:  # noqa: BLE001
+                # ^ raised again by call_with_path
                 self.error = error
         return None
 
