@@ -143,6 +143,8 @@ def _get_token(container: str) -> str:
 def _fetch_token(container: str) -> _Token:
     import requests  # noqa: PLC0415
 
+    # ^ slow to import, and catalogs without signed files do not need it
+
     key = os.environ.get(SUBSCRIPTION_KEY_VARIABLE)
     headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
     try:

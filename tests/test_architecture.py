@@ -57,6 +57,19 @@ def test_file_names_say_what_is_inside():
     assert not [path for path in SOURCES if path.stem in vague]
 
 
+def test_every_suppressed_rule_has_its_reason():
+    """After the codes, or in a comment of the next lines."""
+    bare = []
+    for path in SOURCES:
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            suppressed = re.search(r"# (ruff: )?noqa: [A-Z0-9, ]+(?P<reason>.*)", line)
+            following = lines[number + 1 : number + 9]
+            if suppressed and not suppressed["reason"] and not any("# ^" in x for x in following):
+                bare.append(f"{path.relative_to(ROOT)}:{number + 1}")
+    assert bare == []
+
+
 def test_tests_share_code_through_support_modules():
     importing = [
         path.name

@@ -421,7 +421,7 @@ def train(
     """
     if job is not None and not job.is_file():
         raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")
-    from flows.cli import text_output
+    from flows.cli import model_text_output
     from flows.demo import train
 
     return console.run_and_print(
@@ -434,7 +434,7 @@ def train(
             minutes=minutes,
             progress=progress,
         ),
-        text_output.format_training,
+        model_text_output.format_training,
     )
 
 

@@ -54,12 +54,12 @@ class _Printable(Generic[Record]):
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
     """List known models and where their weights are."""
-    from flows.cli import text_output
+    from flows.cli import model_text_output
     from model.tools import model_list
 
     return console.run_and_print(
         lambda _: _Printable(model_list.list_models(), _build_list_result),
-        lambda printable: text_output.format_models(printable.record),
+        lambda printable: model_text_output.format_models(printable.record),
     )
 
 
@@ -97,7 +97,7 @@ def fetch_weights(
         _check_fetchable(name)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"--to {folder} is a file: give a folder.")
-    from flows.cli import text_output
+    from flows.cli import model_text_output
 
     def work(progress: Progress) -> FetchResult:
         from flows.run import model_results
@@ -124,7 +124,7 @@ def fetch_weights(
             progress.advance(note=name)
         return model_results.FetchResult(fetched=tuple(entries))
 
-    return console.run_and_print(work, text_output.format_fetched_files)
+    return console.run_and_print(work, model_text_output.format_fetched_files)
 
 
 @subcommand(models, "check")
@@ -135,7 +135,7 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
 
     Exit code 2 if it fits none, or not the model named with --as.
     """
-    from flows.cli import text_output
+    from flows.cli import model_text_output
     from model.tools import locate
     from model.weights import hub
 
@@ -153,7 +153,7 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
 
     return console.run_and_print(
         work,
-        text_output.format_weights_check,
+        model_text_output.format_weights_check,
         lambda result: EXIT_OK if result.ok else EXIT_USAGE,
     )
 
@@ -169,7 +169,7 @@ def convert_weights(
     console: Console, source: Path, target: Path, dtype: str | None, only: str | None
 ) -> int:
     """Convert .pt or .ckpt weights to safetensors."""
-    from flows.cli import text_output
+    from flows.cli import model_text_output
 
     def work(_: Progress) -> ConvertResult:
         from flows.run import model_results
@@ -177,7 +177,7 @@ def convert_weights(
 
         return model_results.ConvertResult.from_file(convert.convert(source, target, dtype, only))
 
-    return console.run_and_print(work, text_output.format_conversion)
+    return console.run_and_print(work, model_text_output.format_conversion)
 
 
 @subcommand(models, "card")

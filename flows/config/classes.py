@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -78,6 +79,21 @@ class ClassConfig(ConfigModel):
     def has_details(self) -> bool:
         """Tell whether the job states more of the class than its name."""
         return self != ClassConfig(name=self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegendOptions:
+    """What a job states about the map of a model's classes beyond their names."""
+
+    layer: str | None = None
+    classes: tuple[ClassConfig, ...] = ()
+    """All classes, where more is stated of one of them than its name."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return what is stated, as JSON types."""
+        layer = {} if self.layer is None else {"layer": self.layer}
+        classes = [entry.model_dump() for entry in self.classes]
+        return {**layer, **({"classes": classes} if classes else {})}
 
 
 def check_layer_name(name: str) -> str:

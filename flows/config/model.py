@@ -18,7 +18,7 @@ from flows.config.base import (
     resolve_existing_file,
     resolve_path,
 )
-from flows.config.classes import ClassConfig, check_layer_name
+from flows.config.classes import ClassConfig, LegendOptions, check_layer_name
 from flows.config.statistics import InputStatistics, read_statistics
 from flows.config.weights import WEIGHTS_SYNTAX, Weights, read_weights
 from model.errors import ModelError
@@ -289,12 +289,11 @@ class ModelConfig(ConfigModel):
         return None if self.classes is None else [entry.name for entry in self.classes]
 
     @property
-    def legend_options(self) -> dict[str, Any]:
-        """Return what the job states about the map of classes beyond their names, JSON-ready."""
-        options: dict[str, Any] = {} if self.layer is None else {"layer": self.layer}
-        if any(entry.has_details for entry in self.classes or ()):
-            options["classes"] = [entry.model_dump() for entry in self.classes or ()]
-        return options
+    def legend_options(self) -> LegendOptions:
+        """Return what the job states about the map of classes beyond their names."""
+        classes = self.classes or ()
+        has_details = any(entry.has_details for entry in classes)
+        return LegendOptions(layer=self.layer, classes=classes if has_details else ())
 
     @property
     def effective_weights(self) -> Weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import time
@@ -184,14 +185,13 @@ def _health_url(client: Any) -> str:
 def _open_local_cluster(workers: WorkerCount, device: str | None) -> Iterator[Any]:
     """Start a cluster of processes on this machine, reachable from this machine only."""
     minimum, maximum = worker_range(workers)
-    cluster_class, options = _choose_cluster_factory(workers, device)
-    options |= {
-        "host": "127.0.0.1",
-        "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-        # ^ no dashboard, which would show paths and addresses; /health answers on loopback
-    }
+    create_cluster = _choose_cluster(workers, device)
     try:
-        cluster = cluster_class(**options)
+        cluster = create_cluster(
+            host="127.0.0.1",
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            # ^ no dashboard, which would show paths and addresses; /health answers on loopback
+        )
     except ValueError as error:
         raise InvalidInputError(
             f"This machine cannot run {maximum} workers with one GPU each ({error}): "
@@ -207,23 +207,21 @@ def _open_local_cluster(workers: WorkerCount, device: str | None) -> Iterator[An
             # ^ on a busy machine a worker may end late; it ends with this process
 
 
-def _choose_cluster_factory(
-    workers: WorkerCount, device: str | None
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the class and options of a cluster: a process per share of cores, or per GPU."""
+def _choose_cluster(workers: WorkerCount, device: str | None) -> functools.partial[Any]:
+    """Return the class of a cluster with its workers: a process per share of cores, or per GPU."""
     minimum, maximum = worker_range(workers)
     if device is None:
-        return distributed.LocalCluster, {"n_workers": minimum, "threads_per_worker": 1}
-    options = {"threads_per_worker": TILES_PER_GPU, "resources": {"GPU": 1}}
+        return functools.partial(distributed.LocalCluster, n_workers=minimum, threads_per_worker=1)
+    gpu_worker = {"threads_per_worker": TILES_PER_GPU, "resources": {"GPU": 1}}
     if device == "cuda":
         with contextlib.suppress(ModuleNotFoundError):
             cluster_class = importlib.import_module("dask_cuda").LocalCUDACluster
             count = None if workers == "auto" else minimum
             # ^ None = one per GPU
-            return cluster_class, {"n_workers": count, **options}
+            return functools.partial(cluster_class, n_workers=count, **gpu_worker)
     if maximum > 1 and workers != "auto":
         raise InvalidInputError(
             f"execution.workers is {maximum}, and each worker on {device} needs its own GPU: "
             "install dask-cuda and write device: cuda, or write workers: 1."
         )
-    return distributed.LocalCluster, {"n_workers": 1, **options}
+    return functools.partial(distributed.LocalCluster, n_workers=1, **gpu_worker)

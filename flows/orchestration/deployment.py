@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -111,24 +111,25 @@ def _register(job: Job, deployments: Sequence[RunnerDeployment]) -> Iterator[Dep
 
 def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[RunnerDeployment]:
     scheduled = job.schedule.since is not None
-    common: dict[str, Any] = {
-        "work_pool_name": pool,
-        "entrypoint_type": EntrypointType.MODULE_PATH,
+    deploy = functools.partial(
+        RunnerDeployment.from_flow,
+        work_pool_name=pool,
+        entrypoint_type=EntrypointType.MODULE_PATH,
         # ^ no limit of concurrent runs: where its lease cannot be renewed, because the server is
         #   away for some minutes, Prefect ends a healthy run. A second run of a job skips the
         #   products that the first one is making (pipeline.runtime.lock)
-        "job_variables": {
+        job_variables={
             "env": ENVIRONMENT | _forwarded_environment(),
             "working_dir": str(path.parent),
             "stream_output": False,
             # ^ a run that writes to a worker that is gone is ended by Prefect's console; the log of
             #   a run is a file beside its receipts
         },
-    }
+    )
     tags = ["terramosaic", job.name, concurrency.limit_name(concurrency.get_job_slot(job))]
     try:
         schedule = Cron(job.schedule.cron, timezone=job.schedule.timezone)
-        yield RunnerDeployment.from_flow(
+        yield deploy(
             land_cover,
             name=job.name,
             schedules=[schedule] if scheduled else [],
@@ -137,19 +138,17 @@ def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterato
             description=f"The periods of {path} that are due, or one that you name.",
             tags=[*tags, concurrency.SCHEDULED],
             work_queue_name=concurrency.SCHEDULED,
-            **common,
         )
     except ValueError as error:
         raise InvalidInputError(f"{path}: schedule.cron {job.schedule.cron!r}: {error}") from error
     for flow, scope in ((backfill, "A range of periods"), (refresh, "Finished periods")):
-        yield RunnerDeployment.from_flow(
+        yield deploy(
             flow,
             name=job.name,
             parameters={"job": str(path)},
             description=f"{scope} of {path}.",
             tags=tags,
             work_queue_name=concurrency.BACKFILL,
-            **common,
         )
 
 

@@ -37,6 +37,7 @@ class _ActiveRuns:
 
     lock = threading.Lock()
     runs: set[UUID] = set()  # noqa: RUF012
+    # ^ one set for the process, as there is no instance
     cancelled = threading.Event()
     thread: threading.Thread | None = None
 

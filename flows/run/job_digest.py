@@ -22,6 +22,7 @@ def hash_request(job: Job) -> str:
     values |= {key: sorted(names) for key, names in named.items() if names}
     # ^ absent where empty: the hash of a job without these keys is that of earlier versions
     catalog, execution = job.catalog, job.execution
+    legend = job.model.legend_options.to_mapping()
     return hash_json(
         values
         | {
@@ -29,7 +30,7 @@ def hash_request(job: Job) -> str:
             "catalog": [catalog.provider, catalog.location],
             "model": job.model.to_options().to_dict() | {"overlap": job.model.overlap},
             "average_below": job.model.average_below,
-            **({"legend": job.model.legend_options} if job.model.legend_options else {}),
+            **({"legend": legend} if legend else {}),
             "output": [job.output.formats, job.output.probabilities, job.output.composites],
             "execution": [execution.tile, execution.device, execution.precision],
             "numerics": NUMERICS_VERSION,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from catalogs.default_class_colors import parse_color
 from catalogs.errors import InvalidInputError
 from catalogs.legend import (
     LAND_COVER,
     ClassDefinition,
+    Legend,
     build_legend,
     fold_to_ascii,
     is_land_cover,
@@ -22,8 +22,17 @@ from pipeline import layer_table
 from pipeline.plan.recipe import ModelSpec
 
 
-def choose_legend(job: Job, output: spec.OutputSpec) -> dict[str, Any]:
-    """Return legend and layer of an output of classes; empty for other outputs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMap:
+    """How a map shows the classes of an output."""
+
+    legend: Legend = LAND_COVER
+    layer: str | None = None
+    """Name of the layer of classes, where it is not the task's."""
+
+
+def build_class_map(job: Job, output: spec.OutputSpec) -> ClassMap:
+    """Return legend and layer of an output of classes; the default ones for other outputs.
 
     The job's titles, colours, codes and layer come first, then the model's.
 
@@ -31,7 +40,7 @@ def choose_legend(job: Job, output: spec.OutputSpec) -> dict[str, Any]:
         InvalidInputError: the model's classes cannot be mapped.
     """
     if not output.class_names:
-        return {}
+        return ClassMap()
     stated = {entry.name: entry.to_definition() for entry in job.model.classes or ()}
     colors = output.class_colors or (None,) * len(output.class_names)
     definitions = [
@@ -46,7 +55,7 @@ def choose_legend(job: Job, output: spec.OutputSpec) -> dict[str, Any]:
         layer = check_layer_name(job.model.layer or output.layer or default)
     except ValueError as error:
         raise InvalidInputError(f"The model {job.model.label}: {error}") from error
-    return {"legend": legend, "layer": None if layer == layer_table.CLASS_LAYER else layer}
+    return ClassMap(legend=legend, layer=None if layer == layer_table.CLASS_LAYER else layer)
 
 
 def _complete_definition(

@@ -94,14 +94,16 @@ def _build_output_spec(job: Job, output: spec.OutputSpec) -> OutputSpec:
     Raises:
         InvalidInputError: the model's classes cannot be mapped.
     """
+    class_map = model_legend.build_class_map(job, output)
     return OutputSpec(
         task=output.task,
         class_names=output.class_names,
+        legend=class_map.legend,
+        layer=class_map.layer,
         bands=output.bands,
         stride=output.stride,
         modality=output.modality,
         unit=output.unit,
-        **model_legend.choose_legend(job, output),
     )
 
 

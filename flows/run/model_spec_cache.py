@@ -7,7 +7,6 @@ fingerprint of all that decides the spec. As long as the fingerprint is the same
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -67,7 +66,7 @@ def compute_fingerprint(job: Job) -> str | None:
         None on machines with a GPU, whose free memory decides the batch size, and where a file
         cannot be found, which planning then reports.
     """
-    if glob.glob("/dev/nvidia[0-9]*"):  # noqa: PTH207
+    if _has_gpu():
         return None
     try:
         files = [_stat_file(path) for path in _list_model_files(job)]
@@ -76,7 +75,7 @@ def compute_fingerprint(job: Job) -> str | None:
         return None
     values = {
         "options": job.model.to_options().to_dict(),
-        "legend": job.model.legend_options,
+        "legend": job.model.legend_options.to_mapping(),
         "inputs": list(job.model_inputs),
         "device": job.execution.device,
         "precision": job.execution.precision,
@@ -87,6 +86,10 @@ def compute_fingerprint(job: Job) -> str | None:
         "machine": [platform.node(), platform.machine(), platform.processor()],
     }
     return hash_json(values)
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _list_model_files(job: Job) -> list[Path]:

@@ -34,12 +34,12 @@ def find_unmapped_parts(
     Raises:
         InvalidInputError: a raster has no pixel in any part.
     """
-    reported: set[int] = set()
+    listed_indices: set[int] = set()
     for raster, grids in rasters.items():
         unmapped = _select_unmapped(parts, grids)
-        if reported.issuperset(unmapped):
+        if listed_indices.issuperset(unmapped):
             continue
-        reported.update(unmapped)
+        listed_indices.update(unmapped)
         areas = [_project_largest(parts[index], grids) for index in unmapped]
         listed = _list_parts([parts[index] for index in unmapped], areas)
         advice = _advise(areas, grids[0].resolution, resolution)

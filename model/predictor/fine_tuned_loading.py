@@ -75,10 +75,10 @@ def load_fine_tuned(
     try:
         if training and has_arguments:
             _check_training(training, settings)
-        found_names = find_class_names(network.hyper_parameters, training)
+        stored_names = find_class_names(network.hyper_parameters, training)
         names = choose_class_names(
             card_values.get("class_names") if classes is None else classes,
-            found_names,
+            stored_names,
             network.num_classes,
         )
         described = _describe_inputs(network, training, stated)
@@ -106,7 +106,7 @@ def load_fine_tuned(
     predictor.notes = (
         *(entry.note for entry in described.values() if entry.note),
         *notes,
-        *_note_renamed_classes(names, found_names),
+        *_note_renamed_classes(names, stored_names),
     )
     return predictor
 
@@ -136,17 +136,17 @@ def _check_training(training: Training, settings: SegmentationConfig) -> None:
     if "model_args" not in training.task:
         return
     try:
-        others = parse_hyper_parameters(training.task)
+        configured = parse_hyper_parameters(training.task)
     except ModelError:
         return
         # ^ the checkpoint describes the model; of the configuration its data are needed
-    for what in ("backbone", "modalities", "num_classes", "decoder"):
-        own, other = getattr(settings, what), getattr(others, what)
-        if own != other:
+    for name in ("backbone", "modalities", "num_classes", "decoder"):
+        stored_value, value = getattr(settings, name), getattr(configured, name)
+        if stored_value != value:
             raise ModelError(
-                f"{training.path} is of another training: its {what} is {_describe(other)}, and "
-                f"that of the checkpoint is {_describe(own)}. Give the .yaml of the training that "
-                "wrote the checkpoint"
+                f"{training.path} is of another training: its {name} is {_describe(value)}, and "
+                f"that of the checkpoint is {_describe(stored_value)}. Give the .yaml of the "
+                "training that wrote the checkpoint"
             )
 
 
@@ -164,19 +164,23 @@ def _describe_inputs(
     described = {}
     for name, channels in network.inputs.items():
         modality = _get_sensor(name, channels)
-        own = stated.get(modality.name)
-        entry = training.get_input(name, is_only=len(network.inputs) == 1) if training else None
+        statistics = stated.get(modality.name)
+        training_input = (
+            training.get_input(name, is_only=len(network.inputs) == 1) if training else None
+        )
         named = name_channels(
             modality,
             channels,
             declared=name in declared,
-            training=entry,
-            stated=own.bands if own else None,
+            training=training_input,
+            stated=statistics.bands if statistics else None,
         )
         described[modality.name] = _DescribedInput(
             bands=named.bands,
             note=named.note,
-            statistics=StatedStatistics(mean=entry.mean, std=entry.std) if entry else own,
+            statistics=StatedStatistics(mean=training_input.mean, std=training_input.std)
+            if training_input
+            else statistics,
         )
     return described
 
@@ -195,16 +199,18 @@ def _set_statistics(
             f"stats has no statistics of the input {join_names(lacking)}. Add them: "
             f"stats: {{{lacking[0]}: {{mean: […], std: […]}}}}, or give the .yaml of the training"
         )
-    given = {name: entry.statistics for name, entry in described.items() if entry.statistics}
-    return input_statistics.set_statistics(card, given)
+    statistics = {name: entry.statistics for name, entry in described.items() if entry.statistics}
+    return input_statistics.set_statistics(card, statistics)
 
 
-def _note_renamed_classes(names: Sequence[str], found_names: Sequence[str] | None) -> Iterator[str]:
+def _note_renamed_classes(
+    names: Sequence[str], stored_names: Sequence[str] | None
+) -> Iterator[str]:
     """Yield a note where the classes have other names than in the checkpoint or its training."""
     renamed = [
-        f"{found} is {name}"
-        for name, found in zip(names, found_names or (), strict=False)
-        if name.strip().casefold() != found.strip().casefold()
+        f"{stored_name} is {name}"
+        for name, stored_name in zip(names, stored_names or (), strict=False)
+        if name.strip().casefold() != stored_name.strip().casefold()
     ]
     if renamed:
         yield f"the classes are renamed: {join_names(renamed, 20)}"
@@ -219,13 +225,13 @@ def _get_sensor(name: str, channels: Sequence[str]) -> RasterModality:
     modality = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
     if isinstance(modality, RasterModality):
         return modality
-    what = (
+    description = (
         "a map of classes or an index, not an image"
         if modality
         else f"an input of {len(channels)} channels that TerraMind does not know"
     )
     raise ModelError(
-        f"the checkpoint takes the input {name!r}, which is {what}, and only "
+        f"the checkpoint takes the input {name!r}, which is {description}, and only "
         f"{join_names(RASTER_MODALITIES)} can be given: use a checkpoint that was trained with "
         "them (backbone_modalities)"
     )
@@ -243,23 +249,23 @@ def _select_inputs(
         ModelError: others than those that the checkpoint takes.
     """
     names = list(described)
-    given = names if inputs is None else [get_raster_modality(name).name for name in inputs]
-    missing = [name for name in names if name not in given]
+    selected = names if inputs is None else [get_raster_modality(name).name for name in inputs]
+    missing = [name for name in names if name not in selected]
     drops = settings.has_modality_dropout or (training is not None and training.drops_inputs)
-    if not set(given) - set(names) and given and (not missing or drops):
+    if not set(selected) - set(names) and selected and (not missing or drops):
         note = (
             f"the checkpoint also takes {join_names(missing)}; its training left out inputs at "
             "random, so that it works without"
         )
-        return given, [note] if missing else []
+        return selected, [note] if missing else []
     advice = (
         "RGB, a picture in bytes, is in no catalog. Use a checkpoint of S2L2A"
         if "RGB" in names
         else f"write inputs: [{', '.join(names)}]"
     )
     raise ModelError(
-        f"the checkpoint takes the inputs {join_names(names)}, and is given {join_names(given)}: "
-        f"{advice}"
+        f"the checkpoint takes the inputs {join_names(names)}, and is given "
+        f"{join_names(selected)}: {advice}"
     )
 
 

@@ -68,11 +68,11 @@ def list_units(name: str) -> tuple[StatisticsUnit, ...]:
     Raises:
         ModelError: unknown modality.
     """
-    own = get_raster_modality(name).unit
+    pixel_unit = get_raster_modality(name).unit
     return tuple(
         unit
         for unit in get_args(StatisticsUnit)
-        if unit == own or (unit == "reflectance" and own == "DN")
+        if unit == pixel_unit or (unit == "reflectance" and pixel_unit == "DN")
     )
 
 
@@ -107,11 +107,11 @@ def check_card(card: Card) -> Card:
     Raises:
         ModelError: they are in another one.
     """
-    own = {
+    stated = {
         name: StatedStatistics(mean=entry.mean, std=entry.std, bands=card.inputs[name])
         for name, entry in card.statistics.items()
     }
-    return set_statistics(card, own)[0]
+    return set_statistics(card, stated)[0]
 
 
 def override_statistics(
@@ -400,8 +400,8 @@ def _check_order(modality: RasterModality, bands: Sequence[str], mean: tuple[flo
     )
 
 
-def _are_close(values: Sequence[float], others: Sequence[float]) -> bool:
-    return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values, others, strict=True))
+def _are_close(values: Sequence[float], published: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values, published, strict=True))
 
 
 def _join(values: Sequence[float]) -> str:

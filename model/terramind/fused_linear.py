@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["none", "gelu", "silu", "tanh"]
@@ -39,6 +39,7 @@ def linear_mul(layer: nn.Linear, x: Tensor, factor: Tensor) -> Tensor:
     fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(  # noqa: SLF001
         x, factor, layer.weight, layer.bias, "mul"
     )
+    # ^ the operator that torch.compile uses on a CPU; `is_supported` looks for it
     return fused
 
 
@@ -87,9 +88,9 @@ def has_bf16_hardware() -> bool:
 
 def _is_plain_linear(layer: nn.Linear) -> bool:
     """Return whether a layer is neither an adapter around a linear layer nor has hooks."""
-    return (
-        type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks  # noqa: SLF001
-    )
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)  # noqa: SLF001
+    # ^ torch has no public name for them
+    return type(layer) is nn.Linear and not any(hooks)
 
 
 def _can_fuse(x: Tensor, weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.terramind import fused_linear
@@ -34,6 +34,7 @@ class Float32Module(nn.Module):
         if recurse:
             for child in self.children():
                 child._apply(fn)  # type: ignore[no-untyped-call] # noqa: SLF001
+                # ^ the method with which torch casts and moves modules
 
         def apply_in_float32(tensor: Tensor) -> Tensor:
             result = fn(tensor)

@@ -104,16 +104,16 @@ class _Scales:
 
 
 def _check_method(plain: Mapping[str, Tensor], names: set[str]) -> None:
-    others = [
+    keys = [
         key
         for key in plain
         if any(part.startswith(_OTHER_METHODS) for part in key.split(".")[1:])
         # ^ the first part is encoder, decoder, ...
     ]
-    if others:
+    if keys:
         raise WeightsError(
             f"the checkpoint holds adapters that are not LoRA of linear layers: "
-            f"{join_names(others, 5)}. Merge them where it was trained and save the result: "
+            f"{join_names(keys, 5)}. Merge them where it was trained and save the result: "
             "task.model.encoder = task.model.encoder.merge_and_unload(); torch.save({'state_dict': "
             "task.state_dict(), 'hyper_parameters': dict(task.hparams)}, 'merged.ckpt')"
         )
@@ -150,8 +150,8 @@ def _merge_layer(
     plain[f"{owner}.weight"] = merged.to(weight.dtype)
     bias = matrices.get("lora_B.bias")
     if bias is not None:
-        own = plain.get(f"{owner}.bias")
-        plain[f"{owner}.bias"] = scale * bias if own is None else own + scale * bias
+        plain_bias = plain.get(f"{owner}.bias")
+        plain[f"{owner}.bias"] = scale * bias if plain_bias is None else plain_bias + scale * bias
 
 
 def _join_projections(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def find_class_names(
 
 
 def choose_class_names(
-    stated: Sequence[str] | None, found: Sequence[str] | None, num_classes: int
+    stated: Sequence[str] | None, stored: Sequence[str] | None, num_classes: int
 ) -> tuple[str, ...]:
     """Return the names of a model's classes: the stated ones, else those of its files.
 
@@ -47,13 +47,13 @@ def choose_class_names(
 
     Args:
         stated: what the user states.
-        found: what :func:`find_class_names` returned.
+        stored: what :func:`find_class_names` returned.
         num_classes: number of the model's classes.
 
     Raises:
         ModelError: there are no names, another number of them, or names at another place.
     """
-    names = found if stated is None else stated
+    names = stored if stated is None else stated
     if names is None:
         raise ModelError(
             f"the model has {num_classes} classes, and neither the checkpoint nor its training "
@@ -68,14 +68,14 @@ def choose_class_names(
     moved = [
         name
         for index, name in enumerate(names)
-        if found is not None
-        and _fold(name) in map(_fold, found)
-        and (index >= len(found) or _fold(found[index]) != _fold(name))
+        if stored is not None
+        and _fold(name) in map(_fold, stored)
+        and (index >= len(stored) or _fold(stored[index]) != _fold(name))
     ]
-    if moved and found is not None:
+    if moved and stored is not None:
         raise ModelError(
             f"classes: {join_names(moved, _LISTED)} at another place than in the checkpoint or its "
-            f"training, whose order is {join_names(found, _LISTED)}: write them in this order, or "
+            f"training, whose order is {join_names(stored, _LISTED)}: write them in this order, or "
             "remove `classes:`"
         )
     return tuple(names)

@@ -146,7 +146,9 @@ def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationC
             "`hyper_parameters`)"
         )
     parts = {part: _select_part_options(args, part) for part in ("backbone", "decoder", "head")}
-    others = [name for name in args if not name.startswith(tuple(f"{part}_" for part in parts))]
+    model_options = [
+        name for name in args if not name.startswith(tuple(f"{part}_" for part in parts))
+    ]
     known = (
         "backbone",
         "decoder",
@@ -157,7 +159,7 @@ def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationC
         "peft_config",
         *_UNSUPPORTED_OPTIONS,
     )
-    options.check_names("model_args", dict.fromkeys(others), known)
+    options.check_names("model_args", dict.fromkeys(model_options), known)
     for name in _UNSUPPORTED_OPTIONS:
         options.parse_choice("model_args", name, args.get(name), {None: None})
     parts["head"].pop("num_classes", None)

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
@@ -131,9 +131,9 @@ class PixelWiseModel(CheckpointModule):
             for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
-        others = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+        decoder = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
         converted = self.encoder.convert_state_dict(encoder)
-        return others | {prefix + key: tensor for key, tensor in converted.items()}
+        return decoder | {prefix + key: tensor for key, tensor in converted.items()}
 
     def _forward(self, inputs: Inputs, read_features: FeatureReader) -> Tensor:
         rasters = self._prepare_rasters(inputs)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.errors import ModelError
@@ -241,13 +241,13 @@ class _Trainer:
 
 def _parameter_groups(segmenter: Segmenter, decay: float) -> list[dict[str, object]]:
     matrices: list[Tensor] = []
-    others: list[Tensor] = []
+    vectors: list[Tensor] = []
     for name, parameter in segmenter.named_parameters():
         is_matrix = parameter.ndim > 1 and "mod_emb" not in name
-        (matrices if is_matrix else others).append(parameter)
+        (matrices if is_matrix else vectors).append(parameter)
     return [
         {"params": matrices, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
 
 

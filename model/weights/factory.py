@@ -84,6 +84,7 @@ def backbone(
 
 
 def generator(  # noqa: PLR0913
+    # ^ the parts of a network, each by its name
     name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     inputs: Sequence[str],
     outputs: Sequence[str],
@@ -144,6 +145,7 @@ def generator(  # noqa: PLR0913
 
 
 def tim(  # noqa: PLR0913
+    # ^ the parts of a network, each by its name
     name_or_config: str | Path | Mapping[str, Any] | architectures.Architecture,
     modalities: Sequence[str],
     tim_modalities: Sequence[str] = ("LULC",),

@@ -119,7 +119,7 @@ class _ErrorCapturingSource:
             try:
                 return function()
             except Exception as error:  # noqa: BLE001
-                # ^ raised again by call_with_path
+                # ^ GDAL would lose it: call_with_path raises it after the call
                 self.error = error
         return None
 

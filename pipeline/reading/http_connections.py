@@ -101,7 +101,7 @@ def divide_connections(process_count: int) -> None:
     Call it before the first read: connections that exist already are not changed.
     """
     global _process_count  # noqa: PLW0603
-    # ^ a property of the process, which all readers share
+    # ^ a fact about the process
     with _lock:
         if process_count != _process_count:
             _process_count = process_count

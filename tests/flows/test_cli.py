@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from catalogs import errors
 from catalogs.demo import country
-from flows.cli import main, text_output
-from flows.observe import progress
+from flows.cli import main, text_layout
+from flows.observe import formatting, progress
 from flows.run import results
 from model.errors import ModelError, WeightsError
 
@@ -877,7 +877,7 @@ def test_progress_takes_steps_outside_of_a_stage(kind: progress.Progress) -> Non
     [(999, "999 B"), (1000, "1.0 kB"), (21_474_836_480, "21.5 GB"), (1e16, "10.0 PB")],
 )  # fmt: skip
 def test_sizes(count: float, words: str) -> None:
-    assert text_output.format_size(count) == words
+    assert formatting.format_size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -885,7 +885,7 @@ def test_sizes(count: float, words: str) -> None:
     [(59.9, "59.9 s"), (840, "14 min"), (3599, "1 h 00 min"), (9e3, "2 h 30 min")],
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
-    assert text_output.format_duration(seconds) == words
+    assert formatting.format_duration(seconds) == words
 
 
 words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12)
@@ -893,6 +893,6 @@ words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1
 
 @given(st.lists(st.tuples(words_, st.integers(0, 10**6)), min_size=1, max_size=8))
 def test_tables_are_aligned(rows: list[tuple[str, int]]) -> None:
-    lines = text_output.format_table(("name", "count"), rows)
+    lines = text_layout.format_table(("name", "count"), rows)
     assert len({len(line) for line in lines}) == 1
     assert [int(line.split()[-1]) for line in lines[1:]] == [count for _, count in rows]

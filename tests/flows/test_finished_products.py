@@ -163,7 +163,7 @@ SPEC = large_plan.MODEL
 def job_with_weights(job_path, tmp_path, monkeypatch):
     """Return a job whose model has weights of its own, on a machine without a GPU."""
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: [])
+    monkeypatch.setattr(model_spec_cache, "_has_gpu", lambda: False)
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"a" * 1000)
     model = {"name": "demo", "weights": {"path": str(weights)}}
@@ -193,7 +193,7 @@ def test_other_weights_at_the_same_path_are_another_model(job_with_weights, tmp_
 def test_models_on_gpus_are_always_loaded(job_with_weights, monkeypatch):
     job, _ = job_with_weights
     assert model_spec_cache.compute_fingerprint(job) is not None
-    monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: ["/dev/nvidia0"])
+    monkeypatch.setattr(model_spec_cache, "_has_gpu", lambda: True)
     assert model_spec_cache.compute_fingerprint(job) is None
 
 

@@ -175,4 +175,4 @@ def test_the_documented_job_is_valid(tmp_path):
         (tmp_path / name).write_text("S2L2A: {mean: [1.0], std: [1.0]}\n")
     chosen = parse_job(tmp_path, **yaml.safe_load(example)["model"]).model
     assert chosen.class_names == ["Others", "Burned"]
-    assert chosen.legend_options["layer"] == "burn_scars"
+    assert chosen.legend_options.layer == "burn_scars"

@@ -367,7 +367,7 @@ def test_without_dask_cuda_one_worker_has_the_gpu(monkeypatch, gpu):
         clusters.open_dask_executor("distributed", 2, device=gpu),
     ):
         pass
-    _, options = clusters._choose_cluster_factory("auto", gpu)
+    options = clusters._choose_cluster("auto", gpu).keywords
     assert options == {"n_workers": 1, "threads_per_worker": 2, "resources": {"GPU": 1}}
 
 

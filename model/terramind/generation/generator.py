@@ -85,6 +85,7 @@ class Generator(GeneratorKeys):
 
     @torch.no_grad()
     def generate(  # noqa: PLR0913
+        # ^ the settings of sampling, each by its name
         self,
         inputs: Inputs,
         outputs: Sequence[str] | None = None,

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 OUTPUT_TILE = 4
