@@ -19,7 +19,11 @@ from distributed.comm.core import CommClosedError
 
 from catalogs.errors import InvalidInputError, TransientError
 from flows.execution import dask_report, dask_worker
-from flows.execution.dask_worker import CpuAffinityPlugin, IgnoreInterruptPlugin
+from flows.execution.dask_worker import (
+    CpuAffinityPlugin,
+    IgnoreInterruptPlugin,
+    LostConnectionPlugin,
+)
 from flows.execution.executors import TILES_PER_GPU, Executor
 from pipeline.runtime.worker_count import WorkerCount, worker_range
 
@@ -67,6 +71,7 @@ def open_dask_executor(
         stack.enter_context(client.as_current())
         if is_local:
             client.register_plugin(IgnoreInterruptPlugin())
+            client.register_plugin(LostConnectionPlugin())
         if is_local and device is None and not isinstance(workers, Mapping):
             client.register_plugin(CpuAffinityPlugin(worker_range(workers)[1]))
             # ^ not with an adaptive number of workers: two could get the same cores

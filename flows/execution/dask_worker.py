@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -66,6 +67,26 @@ class IgnoreInterruptPlugin(WorkerPlugin):
         """Ignore the signal in a worker's process."""
         # ^ the argument's name is dask's
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class LostConnectionPlugin(WorkerPlugin):
+    """Keeps workers from printing the tracebacks of connections that have been closed.
+
+    When a run ends on a busy machine, a heartbeat may meet a scheduler that has just ended. A
+    scheduler that is lost before is reported by the client.
+    """
+
+    name = "lost-connection"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        """Filter the log of a worker's process."""
+        # ^ the argument's name is dask's
+        logging.getLogger("distributed.worker").addFilter(_has_no_connection_error)
+
+
+def _has_no_connection_error(record: logging.LogRecord) -> bool:
+    """Return whether a log record is not about an OSError, such as dask's CommClosedError."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], OSError)
 
 
 def split_cores(cores: Sequence[int], index: int, count: int) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Parts of a region in which no pixel of a map has its centre: told, and refused if all are."""
+"""Parts of a region in which no pixel of a map has its centre: reported, and refused if all are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_unmapped_parts(
 ) -> Iterator[Caveat]:
     """Yield a caveat for each raster of a product that has no pixel in some parts of its region.
 
-    Rasters that lack no other parts than those before them are not told.
+    Rasters that lack no other parts than those before them are not reported.
 
     Args:
         parts: the parts of the region.

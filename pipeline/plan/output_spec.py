@@ -48,12 +48,12 @@ class OutputSpec:
             raise ValueError("an output of the task 'generate' needs a modality")
         layer = layer_table.LAYERS_BY_NAME.get(self._table_name)
         if layer is None or layer.kind is None:
-            known = ", ".join(
+            layer_names = ", ".join(
                 name for name, entry in layer_table.LAYERS_BY_NAME.items() if entry.kind
             )
             raise ValueError(
                 f"unknown task {self.task!r}: no layer {self._table_name!r} stores an output of a "
-                f"model; there are {known}"
+                f"model; there are {layer_names}"
             )
         if not self.channels:
             raise ValueError(f"an output of the task {self.task!r} needs class_names or bands")

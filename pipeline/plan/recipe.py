@@ -154,5 +154,5 @@ class ModelSpec:
         """Build a model specification from :meth:`to_dict`'s values."""
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
         outputs = tuple(OutputSpec.from_dict(output) for output in values["answers"])
-        others = {key: value for key, value in values.items() if key not in ("answers", "inputs")}
-        return cls(**others, inputs=inputs, outputs=outputs)
+        facts = {key: value for key, value in values.items() if key not in ("answers", "inputs")}
+        return cls(**facts, inputs=inputs, outputs=outputs)

@@ -96,8 +96,10 @@ def _describe_map(layer: Layer) -> str:
 
 
 def _join_titles(titles: Sequence[str]) -> str:
-    *others, last = titles
-    return f"{', '.join(others)} and {last}" if others else last
+    *earlier_titles, last_title = titles
+    if not earlier_titles:
+        return last_title
+    return f"{', '.join(earlier_titles)} and {last_title}"
 
 
 def _describe_gaps(legend: Legend) -> str:
@@ -149,8 +151,8 @@ def predict_refusal(reason: str) -> str:
 
 
 def _list_ids(ids: Sequence[str], max_ids: int) -> str:
-    listed = ", ".join(ids[:max_ids])
-    return f"{listed} and {len(ids) - max_ids} more" if len(ids) > max_ids else listed
+    text = ", ".join(ids[:max_ids])
+    return f"{text} and {len(ids) - max_ids} more" if len(ids) > max_ids else text
 
 
 def describe_lineage(product: Product) -> str:

@@ -213,14 +213,14 @@ def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, An
 
 def _statistics(band: BandStatistics) -> dict[str, float]:
     """Return the known statistics of a band."""
-    named = {
+    figures = {
         "minimum": band.minimum,
         "maximum": band.maximum,
         "mean": band.mean,
         "stddev": band.stddev,
         "valid_percent": band.valid_percent,
     }
-    return {key: value for key, value in named.items() if value is not None}
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def _document_asset(document: Document) -> dict[str, Any]:

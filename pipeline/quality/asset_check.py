@@ -110,8 +110,8 @@ def _check_raster(asset: Asset, header: RasterHeader) -> None:
             f"{label} has no coordinate system: an asset must be geocoded, and side-car files are "
             "not read"
         )
-    named = band_names.find_bands(header.description) if header.description else frozenset()
-    if named and band_names.find_bands(asset.band) and asset.band not in named:
+    described = band_names.find_bands(header.description) if header.description else frozenset()
+    if described and band_names.find_bands(asset.band) and asset.band not in described:
         raise UnusableItemError(f"{label} is the band {header.description} by its own description")
 
 

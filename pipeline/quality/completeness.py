@@ -132,9 +132,9 @@ def _advise_on_bands(modality: str, missing: Sequence[str], model: str | None) -
 
 
 def _join_options(options: Sequence[str]) -> str:
-    *others, last = options
-    text = f"{', '.join(others)}, or {last}." if others else f"{last}."
-    return text[0].upper() + text[1:]
+    *earlier_options, last_option = options
+    joined = f"{', '.join(earlier_options)}, or {last_option}" if earlier_options else last_option
+    return f"{joined[0].upper()}{joined[1:]}."
 
 
 # -- after the tiles -----------------------------------------------------------------------------

@@ -274,7 +274,10 @@ def _keep_unused(
         for band, asset in unused.items()
         if asset.transform is None
         or asset.shape is None
-        or any(_has_same_extent(asset, assets[other], header) for other, header in headers.items())
+        or any(
+            _has_same_extent(asset, assets[used_band], header)
+            for used_band, header in headers.items()
+        )
     }
 
 
@@ -282,11 +285,12 @@ def _has_same_extent(asset: Asset, settled: Asset, header: RasterHeader) -> bool
     """Return whether an asset states the extent of a settled one, whatever its pixel size."""
     if asset.epsg != settled.epsg or asset.transform is None or asset.shape is None:
         return False
-    ratios = [
-        own / other for own, other in zip(asset.shape, header.shape, strict=True)
-    ]  # ^ rows, columns
+    rows, columns = (
+        stated / actual for stated, actual in zip(asset.shape, header.shape, strict=True)
+    )
+    # ^ of the asset for each of the file
     a, b, c, d, e, f = asset.transform
-    scaled = (a * ratios[1], b * ratios[0], c, d * ratios[1], e * ratios[0], f)
+    scaled = (a * columns, b * rows, c, d * columns, e * rows, f)
     return header.corner_shift(scaled) <= raster_header.MAX_CORNER_SHIFT
 
 

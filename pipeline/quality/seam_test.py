@@ -249,8 +249,8 @@ class _LineComparison:
         near_line = np.convolve(axis.excluded, np.ones(2 * neighbourhood.guard + 1), "same") > 0
         interior = ~near_line & (pairs > 0)
         share = _texture_factors(pairs, changes, interior, axis.texture_class)
-        known = np.where(interior, [changes, pairs * share, np.ones_like(pairs)], 0.0)
-        rate = _neighbour_rate(known, boundaries[-1] + 1, neighbourhood)
+        interior_counts = np.where(interior, [changes, pairs * share, np.ones_like(pairs)], 0.0)
+        rate = _neighbour_rate(interior_counts, boundaries[-1] + 1, neighbourhood)
         counted = np.stack([pairs, changes, pairs * share])
         lines = _collect_sites(counted, rate, axis.line_starts, boundaries)
         boundaries_per_class = interior.sum() / len(np.unique(axis.texture_class))
@@ -296,12 +296,12 @@ def _texture_factors(
     return factors
 
 
-def _neighbour_rate(known: FloatArray, length: int, neighbourhood: Neighbourhood) -> FloatArray:
+def _neighbour_rate(counts: FloatArray, length: int, neighbourhood: Neighbourhood) -> FloatArray:
     """Return the mean rate on both sides of sites that begin at each boundary; NaN if unknown."""
     reach = neighbourhood.guard + neighbourhood.flank
-    padded = np.pad(known, ((0, 0), (reach + 1, reach + length)))
+    padded = np.pad(counts, ((0, 0), (reach + 1, reach + length)))
     summed = padded.cumsum(axis=1)
-    size = known.shape[1]
+    size = counts.shape[1]
     before, after = reach + 1 - neighbourhood.guard - 1, reach + length + neighbourhood.guard
     # ^ the last boundary before the guard on the left, and on the right
     left = summed[:, before : before + size] - summed[:, before - neighbourhood.flank :][:, :size]

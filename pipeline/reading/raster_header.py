@@ -78,9 +78,9 @@ class RasterHeader:
     def corner_shift(self, transform: Transform) -> float:
         """Return by how many pixels another transform displaces a corner of the raster at most."""
         rows, columns = self.shape
-        to_pixels, other = ~Affine(*self.transform), Affine(*transform)
+        to_pixels, displaced = ~Affine(*self.transform), Affine(*transform)
         corners = ((0, 0), (columns, 0), (0, rows), (columns, rows))
-        return max(math.dist(to_pixels * (other * corner), corner) for corner in corners)
+        return max(math.dist(to_pixels * (displaced * corner), corner) for corner in corners)
 
 
 def read_header(href: str, asset: AssetInfo) -> RasterHeader:

@@ -128,10 +128,10 @@ def is_same_crs(wkt: str, epsg: int) -> bool:
     if crs.to_epsg() == epsg:
         return True
     try:
-        other = _drop_heights(CRS.from_epsg(epsg))
+        code_crs = _drop_heights(CRS.from_epsg(epsg))
     except UnknownCRSError:
         return False
-    return bool(crs.equals(other, ignore_axis_order=True))
+    return bool(crs.equals(code_crs, ignore_axis_order=True))
 
 
 def _is_aligned(transform: Affine, grid: Grid) -> bool:

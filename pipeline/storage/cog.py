@@ -94,9 +94,9 @@ def check_crs(epsg: int) -> None:
         with file.open() as source:
             code = source.crs.to_epsg() if source.crs else None
     if code != epsg:
-        found = f"as EPSG:{code}" if code else "without a code"
+        reading = f"as EPSG:{code}" if code else "without a code"
         raise InvalidInputError(
-            f"A GeoTIFF in EPSG:{epsg} is read {found}. Set another grid.crs, such as utm."
+            f"A GeoTIFF in EPSG:{epsg} is read {reading}. Set another grid.crs, such as utm."
         )
 
 

@@ -30,12 +30,12 @@ class BandValues:
     high: float | None
     """Largest value; None without one."""
 
-    def join(self, other: BandValues) -> BandValues:
-        """Return the values of both areas."""
-        lows = [values.low for values in (self, other) if values.low is not None]
-        highs = [values.high for values in (self, other) if values.high is not None]
+    def join(self, neighbour: BandValues) -> BandValues:
+        """Return the values of this and of another area."""
+        lows = [values.low for values in (self, neighbour) if values.low is not None]
+        highs = [values.high for values in (self, neighbour) if values.high is not None]
         return BandValues(
-            pixels=self.pixels + other.pixels,
+            pixels=self.pixels + neighbour.pixels,
             low=min(lows, default=None),
             high=max(highs, default=None),
         )

@@ -114,14 +114,14 @@ def _update_attributes(store: Store, draft: Store) -> bool:
 
 def _merge_attributes(store: Store, draft: Store, name: str) -> bytes | None:
     """Return the metadata of a node with the attributes of a draft; None where it has them."""
-    wanted = read_json(draft, name)
+    planned = read_json(draft, name)
     try:
         current = read_json(store, name)
     except (FileNotFoundError, ValueError):
         return draft.read(name)
-    if current.get("attributes") == wanted["attributes"]:
+    if current.get("attributes") == planned["attributes"]:
         return None
-    merged = {**current, "attributes": wanted["attributes"]}
+    merged = {**current, "attributes": planned["attributes"]}
     return json.dumps(merged, indent=2, allow_nan=False).encode()
 
 

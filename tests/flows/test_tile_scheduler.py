@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import os
 import random
 import re
@@ -17,6 +18,7 @@ from typing import ClassVar
 import dask
 import distributed
 import pytest
+from distributed.comm.core import CommClosedError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -240,6 +242,7 @@ def test_a_local_cluster_divides_the_cores_and_replaces_workers(path, caplog, mo
             time.sleep(0.2)
         assert health.seconds
         assert not health.failures
+        assert executor.submit(_count_log_filters).result() == 1
         assert executor.capacity() == executor.processes == 2
         cluster = executor._client.cluster
         cluster.sync(cluster.workers[0].close)
@@ -253,6 +256,30 @@ def test_a_local_cluster_divides_the_cores_and_replaces_workers(path, caplog, mo
     halves = [set(dask_worker.split_cores(cores, number, 2)) for number in (0, 1)]
     for affinities in (before, after):
         assert sorted(affinities.values(), key=min) == sorted(halves, key=min)
+
+
+def _count_log_filters():
+    return len(logging.getLogger("distributed.worker").filters)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_logged"),
+    [
+        (CommClosedError("Stream is closed"), False),
+        (OSError("Timed out trying to connect"), False),
+        (ValueError("of the task"), True),
+        (None, True),
+    ],
+)
+def test_a_worker_logs_no_traceback_of_a_closed_connection(caplog, error, is_logged):
+    logger = logging.getLogger("distributed.worker")
+    filters = list(logger.filters)
+    try:
+        dask_worker.LostConnectionPlugin().setup(None)
+        logger.error("failed", exc_info=error)
+    finally:
+        logger.filters[:] = filters
+    assert ("failed" in caplog.text) is is_logged
 
 
 def _wait_for_processes(executor, processes):

@@ -165,10 +165,10 @@ def layout_classes(
         )
         for entry, share in largest_first[:MAX_LEGEND_CLASSES]
     )
-    others = largest_first[MAX_LEGEND_CLASSES:]
-    if others:
-        title = f"{len(others)} more classes"
-        share = sum(share for _, share in others)
+    small_classes = largest_first[MAX_LEGEND_CLASSES:]
+    if small_classes:
+        title = f"{len(small_classes)} more classes"
+        share = sum(share for _, share in small_classes)
         entries += (LegendEntry(title=title, color=OTHERS_COLOR, share=share),)
     gap_entries = _gap_entry(
         NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassified, class_map, observed

@@ -171,20 +171,20 @@ def unclassified_mask(output: Thumbnail, observations: Thumbnail | None) -> NDAr
 
 def apply_ramp(layer: Thumbnail, ramp: color_ramps.ColorRamp, low: float, high: float) -> Pixels:
     """Colour a continuous layer from ``low`` to ``high``; nodata gets the colour of the outside."""
-    known = layer.valid_mask
+    is_valid = layer.valid_mask
     values = layer.values[0].astype(np.float64)
     position = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    pixels = color_ramps.ramp_colors(np.where(known, position, 0.0), ramp)
-    pixels[~known] = OUTSIDE_COLOR
+    pixels = color_ramps.ramp_colors(np.where(is_valid, position, 0.0), ramp)
+    pixels[~is_valid] = OUTSIDE_COLOR
     return pixels
 
 
 def percentile_limits(layer: Thumbnail) -> tuple[float, float]:
     """Return the 2 % and 98 % quantile of the first band; 0 and 1 without valid values."""
-    known = layer.values[0][layer.valid_mask]
-    if not known.size:
+    valid_values = layer.values[0][layer.valid_mask]
+    if not valid_values.size:
         return 0.0, 1.0
-    low, high = np.percentile(known.astype(np.float64), PERCENTILES)
+    low, high = np.percentile(valid_values.astype(np.float64), PERCENTILES)
     return float(low), float(high)
 
 
@@ -195,11 +195,11 @@ def render_principal_components(features: Thumbnail) -> Pixels:
 
     source: Hotelling (1933), Analysis of a complex of statistical variables.
     """
-    known = features.valid_mask
-    pixels = np.full((*known.shape, 3), OUTSIDE_COLOR, np.uint8)
-    if not known.any():
+    is_valid = features.valid_mask
+    pixels = np.full((*is_valid.shape, 3), OUTSIDE_COLOR, np.uint8)
+    if not is_valid.any():
         return pixels
-    points = features.values[:, known].T
+    points = features.values[:, is_valid].T
     # ^ (cells, bands)
     sample = points[:: max(1, len(points) // _PCA_SAMPLES)].astype(np.float64)
     centre = sample.mean(axis=0)
@@ -213,7 +213,7 @@ def render_principal_components(features: Thumbnail) -> Pixels:
     shown = np.clip((components - low) / np.maximum(high - low, 1e-9), 0, 1)
     colors = np.full((len(points), 3), 0.5)
     colors[:, : shown.shape[1]] = shown
-    pixels[known] = np.rint(255 * colors)
+    pixels[is_valid] = np.rint(255 * colors)
     return pixels
 
 
