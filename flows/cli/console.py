@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class JsonReady(Protocol):
-    """A result that can be printed as JSON: see :class:`flows.run.results.Result`."""
+    """A result that can be printed as JSON: see :class:`flows.run.command_results.Result`."""
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the result as JSON-ready values."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError
 
 if TYPE_CHECKING:
-    from flows.run.results import BackfillResult, RunResult
+    from flows.run.command_results import BackfillResult, RunResult
 
 EXIT_OK = 0
 

@@ -9,8 +9,8 @@ from flows.cli.text_layout import format_optional, format_pairs, format_table, i
 from flows.observe.formatting import format_duration, format_size
 
 if TYPE_CHECKING:
+    from flows.run.command_results import TrainResult
     from flows.run.model_results import CheckResult, ConvertResult, FetchResult, HeldModality
-    from flows.run.results import TrainResult
     from model.tools.model_list import ListedModel
 
 

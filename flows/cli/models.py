@@ -16,8 +16,8 @@ from flows.cli.exit_codes import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
+    from flows.run.command_results import Result
     from flows.run.model_results import CheckResult, ConvertResult, FetchResult, ListResult
-    from flows.run.results import Result
     from model.tools.model_card import ModelDescription
     from model.tools.model_list import ListedModel
 

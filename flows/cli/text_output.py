@@ -10,7 +10,7 @@ from flows.cli.text_layout import format_optional, format_pairs, format_table, i
 from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
 
 if TYPE_CHECKING:
-    from flows.run.results import (
+    from flows.run.command_results import (
         Accuracy,
         ActualUsage,
         BackfillResult,

@@ -17,7 +17,7 @@ from catalogs import demo
 from catalogs.demo import Country
 from flows.observe.progress import Progress
 from flows.orchestration import launch
-from flows.run.results import RunResult
+from flows.run.command_results import RunResult
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan
 from pipeline.quality import accuracy

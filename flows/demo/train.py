@@ -18,7 +18,7 @@ from flows.config import validation_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
-from flows.run.results import CountryAccuracy, TrainResult
+from flows.run.command_results import CountryAccuracy, TrainResult
 from model.predictor import edge_effect, registry
 from model.predictor.card_file import CLASSES, Card
 from model.predictor.predictor import InferenceOptions

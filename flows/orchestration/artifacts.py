@@ -20,7 +20,7 @@ from prefect import artifacts as prefect_artifacts
 
 from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
 from flows.run import cost, run_result
-from flows.run.results import RunResult
+from flows.run.command_results import RunResult
 from flows.run.stored_plan import StoredPlan
 from flows.series.period_status import PeriodSummary
 from pipeline.plan.plan import Plan, from_geojson

@@ -19,7 +19,7 @@ from flows.orchestration import (
     server,
 )
 from flows.run import cost
-from flows.run.results import BackfillResult
+from flows.run.command_results import BackfillResult
 from flows.series import backfill as backfill_series
 from flows.series import period_runs
 

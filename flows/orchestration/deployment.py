@@ -28,7 +28,7 @@ from flows.orchestration import concurrency, crash_automations, server
 from flows.orchestration.backfill_flow import backfill
 from flows.orchestration.land_cover_flow import DUE, land_cover
 from flows.orchestration.refresh_flow import refresh
-from flows.run.results import Deployment, DeployResult
+from flows.run.command_results import Deployment, DeployResult
 
 QUEUES = {concurrency.SCHEDULED: 1, concurrency.BACKFILL: 10}
 """Priority of the work queues: a worker with a limit of runs takes scheduled runs first."""

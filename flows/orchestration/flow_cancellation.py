@@ -18,7 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Running
 
-from flows.run.results import Result
+from flows.run.command_results import Result
 from pipeline.runtime import cancellation
 
 Params = ParamSpec("Params")

@@ -24,7 +24,7 @@ from flows.orchestration import (
     server,
 )
 from flows.run import run, stages, stored_plan
-from flows.run.results import BackfillResult, RunResult
+from flows.run.command_results import BackfillResult, RunResult
 from flows.run.stages import Stages, TilesResult
 from flows.run.stored_plan import StoredPlan
 from flows.series import due_periods, latest_period, period_runs

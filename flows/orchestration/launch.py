@@ -15,7 +15,7 @@ from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
 from flows.run import run, stored_plan
-from flows.run.results import RunResult
+from flows.run.command_results import RunResult
 from flows.run.stored_plan import StoredPlan
 from flows.series import latest_period
 from pipeline.plan.plan import Plan

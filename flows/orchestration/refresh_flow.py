@@ -17,7 +17,7 @@ from flows.orchestration import (
     land_cover_flow,
     server,
 )
-from flows.run.results import BackfillResult
+from flows.run.command_results import BackfillResult
 from flows.series import outdated_products, period_runs
 
 

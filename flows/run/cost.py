@@ -10,7 +10,7 @@ from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import executors
 from flows.observe.formatting import format_cost
-from flows.run.results import ActualUsage, Cost, CostParts, PlannedUsage, RunResult
+from flows.run.command_results import ActualUsage, Cost, CostParts, PlannedUsage, RunResult
 from pipeline import resource_estimate, reuse
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan

@@ -17,8 +17,8 @@ from flows.run import (
     run_result,
     scene_search,
 )
+from flows.run.command_results import RunResult, TileCounts
 from flows.run.job_digest import hash_request
-from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.quality import completeness, quality_gate

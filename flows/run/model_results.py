@@ -1,4 +1,4 @@
-"""Results of ``terramosaic models …``, as :mod:`flows.run.results` has those of other commands."""
+"""Results of ``terramosaic models …``, as :mod:`flows.run.command_results` has those of other commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
-from flows.run.results import Count, NonNegative, Result, Share
+from flows.run.command_results import Count, NonNegative, Result, Share
 
 if TYPE_CHECKING:
     from model.tools.convert import ConvertedFile

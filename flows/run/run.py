@@ -10,7 +10,7 @@ from flows.execution.tile_worker import check_model
 from flows.observe import metrics_destination
 from flows.observe.run_context import RunContext
 from flows.run import finished_products, product_folder, stored_plan
-from flows.run.results import RunResult
+from flows.run.command_results import RunResult
 from flows.run.stored_plan import StoredPlan
 from pipeline.plan.plan import Plan
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flows.run import product_folder
-from flows.run.results import (
+from flows.run.command_results import (
     Accuracy,
     Quality,
     RunResult,

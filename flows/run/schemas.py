@@ -1,6 +1,6 @@
 """JSON Schemas of the commands' results and of the job file, and the job file's reference.
 
-They are generated from :mod:`flows.run.results`, :mod:`flows.run.model_results` and
+They are generated from :mod:`flows.run.command_results`, :mod:`flows.run.model_results` and
 :mod:`flows.config.job`; ``make schemas`` writes them to docs/json and docs/job.md.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import job_reference, job_schema
-from flows.run import model_results, results
-from flows.run.results import Result
+from flows.run import command_results, model_results
+from flows.run.command_results import Result
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -31,19 +31,19 @@ class Schema:
 
 
 SCHEMAS: Mapping[str, Schema] = {
-    "run": Schema("terramosaic run --json, terramosaic demo --json", results.RunResult),
-    "search": Schema("terramosaic search --json", results.SearchResult),
-    "plan": Schema("terramosaic plan --json", results.PlanResult),
-    "backfill": Schema("terramosaic backfill --json", results.BackfillResult),
-    "refresh": Schema("terramosaic refresh --json", results.BackfillResult),
-    "deploy": Schema("terramosaic deploy --json", results.DeployResult),
-    "verify": Schema("terramosaic verify --json", results.VerifyResult),
+    "run": Schema("terramosaic run --json, terramosaic demo --json", command_results.RunResult),
+    "search": Schema("terramosaic search --json", command_results.SearchResult),
+    "plan": Schema("terramosaic plan --json", command_results.PlanResult),
+    "backfill": Schema("terramosaic backfill --json", command_results.BackfillResult),
+    "refresh": Schema("terramosaic refresh --json", command_results.BackfillResult),
+    "deploy": Schema("terramosaic deploy --json", command_results.DeployResult),
+    "verify": Schema("terramosaic verify --json", command_results.VerifyResult),
     "models": Schema("terramosaic models list --json", model_results.ListResult),
     "models-fetch": Schema("terramosaic models fetch --json", model_results.FetchResult),
     "models-check": Schema("terramosaic models check --json", model_results.CheckResult),
     "models-convert": Schema("terramosaic models convert --json", model_results.ConvertResult),
     "models-card": Schema("terramosaic models card --json", model_results.CardResult),
-    "error": Schema("terramosaic … --json of a command that fails", results.ErrorResult),
+    "error": Schema("terramosaic … --json of a command that fails", command_results.ErrorResult),
 }
 """Name of the schema's file → schema."""
 

@@ -10,7 +10,7 @@ from catalogs.scene import format_time
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import product_grids, scene_search
-from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
+from flows.run.command_results import DayCoverage, RefusedScene, SearchResult, UsedScene
 from flows.run.scene_search import SceneSearchResult
 from pipeline.product import descriptions
 from pipeline.product.report import search_page

@@ -27,7 +27,7 @@ from flows.run import (
     stored_plan,
     verify,
 )
-from flows.run.results import (
+from flows.run.command_results import (
     DamagedFile,
     PlannedUsage,
     RunResult,

@@ -12,7 +12,7 @@ from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import finished_products, planning, product_folder, run_result
-from flows.run.results import PlannedTiles, PlanResult
+from flows.run.command_results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.storage import plan_file

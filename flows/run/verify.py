@@ -7,7 +7,7 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.observe.progress import Progress
-from flows.run.results import DamagedFile, ProductQuality, VerifyResult
+from flows.run.command_results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.quality import quality_gate, quality_metrics

@@ -9,7 +9,7 @@ from flows.config.cadence import PeriodRange
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import cost
-from flows.run.results import BackfillResult
+from flows.run.command_results import BackfillResult
 from flows.series import due_periods, period_runs
 from flows.series.period_runs import RunJob
 from flows.series.period_status import PeriodSummary

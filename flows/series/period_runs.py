@@ -11,7 +11,7 @@ from catalogs.errors import NothingFoundError, TerramosaicError
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.run import cost
-from flows.run.results import BackfillResult, PeriodTiles, RunResult
+from flows.run.command_results import BackfillResult, PeriodTiles, RunResult
 from flows.series.period_status import PeriodSummary
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled

@@ -14,7 +14,7 @@ from flows.config.job import Job
 from flows.config.period import Period
 from flows.observe.progress import Progress
 from flows.run import finished_products, scene_search
-from flows.run.results import PeriodResult, PeriodStatus, PeriodTiles
+from flows.run.command_results import PeriodResult, PeriodStatus, PeriodTiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.config import job as jobs
 from flows.observe.progress import Progress
-from flows.run.results import BackfillResult
+from flows.run.command_results import BackfillResult
 from flows.series import outdated_products, period_runs
 from flows.series.period_runs import RunJob
 

@@ -26,7 +26,7 @@ from catalogs import errors
 from catalogs.demo import country
 from flows.cli import main, text_layout
 from flows.observe import formatting, progress
-from flows.run import results
+from flows.run import command_results
 from model.errors import ModelError, WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -166,15 +166,15 @@ TRAINED: dict[str, Any] = {
     },
     "real_places": {},
 }
-RESULTS: dict[str, type[results.Result]] = {
-    "run": results.RunResult,
-    "demo": results.RunResult,
-    "search": results.SearchResult,
-    "plan": results.PlanResult,
-    "backfill": results.BackfillResult,
-    "refresh": results.BackfillResult,
-    "verify": results.VerifyResult,
-    "train": results.TrainResult,
+RESULTS: dict[str, type[command_results.Result]] = {
+    "run": command_results.RunResult,
+    "demo": command_results.RunResult,
+    "search": command_results.SearchResult,
+    "plan": command_results.PlanResult,
+    "backfill": command_results.BackfillResult,
+    "refresh": command_results.BackfillResult,
+    "verify": command_results.VerifyResult,
+    "train": command_results.TrainResult,
 }
 
 
@@ -267,7 +267,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake.write_text(
         "import sys\n"
         "from flows.run import results, search_report\n"
-        "search_report.search = lambda *_: results.SearchResult(\n"
+        "search_report.search = lambda *_: command_results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None, warnings=())\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -706,8 +706,8 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys
-from flows.run import results, search_report
-SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
+from flows.run import command_results, search_report
+SCENE = dict.fromkeys(command_results.UsedScene.model_fields) | {
     "id": "a", "collection": "c", "modality": "DEM"
 }
 def search(job, progress, report):
@@ -716,7 +716,7 @@ def search(job, progress, report):
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
-    return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None, warnings=())
+    return command_results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None, warnings=())
 search_report.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))

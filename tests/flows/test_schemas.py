@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from flows.run import model_results, results, schemas
+from flows.run import command_results, model_results, schemas
 
 DOCS = Path(__file__).parents[2] / "docs"
 OPTIONAL = {"fits", "bands", "unit", "mean", "std"}
@@ -42,5 +42,5 @@ def test_a_card_lacks_the_keys_that_do_not_apply():
 
 
 def test_an_accuracy_without_compared_pixels_is_null():
-    accuracy = results.Accuracy(overall=float("nan"), macro_f1=float("nan"), n=0)
+    accuracy = command_results.Accuracy(overall=float("nan"), macro_f1=float("nan"), n=0)
     assert accuracy.to_dict() == {"overall": None, "macro_f1": None, "n": 0}

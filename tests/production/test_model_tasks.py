@@ -25,7 +25,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import planning, stored_plan, verify
-from flows.run.results import RunResult
+from flows.run.command_results import RunResult
 from model.terramind import modalities
 from model.weights import loading
 from pipeline import layer_table
