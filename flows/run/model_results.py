@@ -1,4 +1,4 @@
-"""Results of ``terramosaic models …``, as :mod:`flows.run.command_results` has those of other commands."""
+"""Results of ``terramosaic models …``; :mod:`flows.run.command_results` has the others."""
 
 from __future__ import annotations
 

@@ -716,7 +716,9 @@ def search(job, progress, report):
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
-    return command_results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None, warnings=())
+    return command_results.SearchResult(
+        used=(SCENE,), refused=(), coverage=(), report=None, warnings=()
+    )
 search_report.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
