@@ -266,7 +266,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys\n"
-        "from flows.run import results, search_report\n"
+        "from flows.run import command_results, search_report\n"
         "search_report.search = lambda *_: command_results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None, warnings=())\n"
         "from flows.cli import main as cli\n"
