@@ -95,7 +95,10 @@ def parse_color(text: str) -> Color:
     """
     match = re.fullmatch(COLOR_PATTERN, text.strip())
     if match is None:
-        raise ValueError(f"the colour {text!r} is not of the form '#d55e00': write it in quotes.")
+        raise ValueError(
+            f"the colour {text!r} is not of the form '#d55e00': write six digits from 0 "
+            "to f, in quotes."
+        )
     red, green, blue = (int(part, 16) for part in match.groups())
     return red, green, blue
 

@@ -80,8 +80,9 @@ class Job(ConfigModel):
     include: Annotated[tuple[SceneId, ...], LaxTuple] = Field(
         title="The only scenes that may be used",
         default=(),
-        description="a list of scene ids, or collection/id: only these scenes are used (elevation "
-        "is restricted only if the list names one of its scenes)",
+        min_length=1,
+        description="a list of one or more scene ids, or collection/id: only these scenes are "
+        "used (elevation is restricted only if the list names one of its scenes)",
         examples=["[S2B_33TWM_20230813_0_L2A]"],
     )
     exclude: Annotated[tuple[SceneId, ...], LaxTuple] = Field(

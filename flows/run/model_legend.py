@@ -37,7 +37,7 @@ def build_class_map(job: Job, output: spec.OutputSpec) -> ClassMap:
     The job's titles, colours, codes and layer come first, then the model's.
 
     Raises:
-        InvalidInputError: the model's classes cannot be mapped.
+        InvalidInputError: the model's classes cannot be mapped, or all of them are gaps.
     """
     if not output.class_names:
         return ClassMap()
@@ -49,6 +49,11 @@ def build_class_map(job: Job, output: spec.OutputSpec) -> ClassMap:
         )
         for name, color in zip(output.class_names, colors, strict=True)
     ]
+    if all(definition.is_gap for definition in definitions):
+        raise InvalidInputError(
+            f"The model {job.model.label}: all of its classes are gaps, so nothing would be "
+            "mapped. Remove gap: true from the classes that stand for something on the ground."
+        )
     default = layer_table.CLASS_LAYER if is_land_cover(definitions) else layer_table.OWN_CLASS_LAYER
     try:
         legend = build_legend(definitions)

@@ -69,6 +69,12 @@ def test_public_names_make_a_map_of_land_cover(tmp_path):
     )
 
 
+def test_a_model_of_gaps_alone_is_refused(tmp_path):
+    gaps = [{"name": name, "gap": True} for name in CROPS]
+    with pytest.raises(InvalidInputError, match="all of its classes are gaps"):
+        load_output(tmp_path, classes=gaps)
+
+
 def test_a_class_that_training_ignored_is_never_mapped(tmp_path):
     output = load_output(tmp_path, options={"ignore_index": 1})
     assert [entry.name for entry in output.legend.mapped_classes if entry.is_gap] == ["Rye"]
