@@ -184,7 +184,14 @@ def check_classes(names: Sequence[str], colors: Sequence[str] = ()) -> None:
         ModelError: there are not; the message names them.
     """
     texts = all(isinstance(name, str) and name.strip() for name in names)
-    if not texts or len(set(names)) != len(names) or len(names) < 2:
+    repeated = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if texts and repeated:
+        raise ModelError(
+            f"class names {join_names(map(str, names), 10)}: {join_names(repeated, 10)} comes more "
+            "than once. State a name of its own for each class, in the order of the model's "
+            "output: classes: [name, name]"
+        )
+    if not texts or len(names) < 2:
         raise ModelError(
             f"class names {join_names(map(str, names), 10)}: at least two different texts expected"
         )

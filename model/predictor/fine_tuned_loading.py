@@ -29,7 +29,11 @@ from model.terramind.modalities import (
 )
 from model.terratorch import lightning_checkpoint
 from model.terratorch.channels import name_channels
-from model.terratorch.class_names import choose_class_names, find_class_names
+from model.terratorch.class_names import (
+    UnreadableNamesError,
+    choose_class_names,
+    find_class_names,
+)
 from model.terratorch.datamodule import Training, is_training, read_training
 from model.terratorch.hyperparameters import (
     SegmentationConfig,
@@ -68,19 +72,22 @@ def load_fine_tuned(
             hyper_parameters=training.task if training and not has_arguments else None,
         )
     except ModelError as error:
-        raise type(error)(f"{checkpoint}: {error}") from error
+        origin = f", described by {training.path}" if training and not has_arguments else ""
+        raise type(error)(f"{checkpoint}{origin}: {error}") from error
     settings = network.settings
     if settings is None:
         raise ModelError(f"{checkpoint} does not describe its model")
     try:
         if training and has_arguments:
             _check_training(training, settings)
-        stored_names = find_class_names(network.hyper_parameters, training)
-        names = choose_class_names(
-            card_values.get("class_names") if classes is None else classes,
-            stored_names,
-            network.num_classes,
-        )
+        stated_names = card_values.get("class_names") if classes is None else classes
+        try:
+            stored_names = find_class_names(network.hyper_parameters, training)
+        except UnreadableNamesError:
+            if stated_names is None:
+                raise
+            stored_names = None
+        names = choose_class_names(stated_names, stored_names, network.num_classes)
         described = _describe_inputs(network, training, stated)
         selected, notes = _select_inputs(described, inputs, settings, training)
         card = Card(
@@ -178,7 +185,9 @@ def _describe_inputs(
         described[modality.name] = _DescribedInput(
             bands=named.bands,
             note=named.note,
-            statistics=StatedStatistics(mean=training_input.mean, std=training_input.std)
+            statistics=StatedStatistics(
+                mean=training_input.mean, std=training_input.std, bands=training_input.bands
+            )
             if training_input
             else statistics,
         )

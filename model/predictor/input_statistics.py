@@ -191,6 +191,12 @@ def resolve_statistics(
             raise ModelError(f"{modality.name}: means {_join(mean)} and stds {_join(std)} {reason}")
         elif stated.bands is None:
             _check_order(modality, bands, mean)
+    elif unit == "DN" and max(map(abs, mean)) <= _MAX_REFLECTANCE:
+        note = (
+            f"{modality.name}: means {_join(mean)} are stated to be DN, which are whole numbers of "
+            "about 1000 to 4000: those of reflectance have the unit reflectance"
+        )
+        notes += (note,)
     statistics = (
         _scale_reflectance(modality, mean, std)
         if unit == "reflectance"

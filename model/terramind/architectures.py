@@ -144,8 +144,18 @@ def _parse_text(text: str, path: str | Path) -> object:
 
     # ^ needed for YAML files only; the package works without it
 
+    class Loader(yaml.SafeLoader):
+        """A loader of plain values, which reads the tuples of yaml.dump as lists."""
+
+    yaml.add_constructor("tag:yaml.org,2002:python/tuple", Loader.construct_yaml_seq, Loader)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506
+        # ^ a SafeLoader: it makes no objects of other types
+    except yaml.constructor.ConstructorError as error:
+        raise ModelError(
+            f"{path} holds an object of Python, which is not read, as it could run any program: "
+            f"write its value plainly ({error.problem}{error.problem_mark})"
+        ) from error
     except yaml.YAMLError as error:
         raise ModelError(f"{path} is not YAML: {error}") from error
 

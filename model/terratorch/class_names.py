@@ -13,6 +13,10 @@ _LISTED = 20
 # ^ names that a message lists
 
 
+class UnreadableNamesError(ModelError):
+    """A file states names of classes in a form that is not read."""
+
+
 def find_class_names(
     arguments: Mapping[str, Any], training: Training | None = None
 ) -> tuple[str, ...] | None:
@@ -24,7 +28,8 @@ def find_class_names(
             else from its data module.
 
     Raises:
-        ModelError: the names are no texts, or the checkpoint and its training contradict.
+        UnreadableNamesError: the names are no list of texts.
+        ModelError: the checkpoint and its training contradict.
     """
     stored = _parse_names(arguments.get("class_names"), "the checkpoint")
     configured = None if training is None else _read_training(training)
@@ -97,14 +102,27 @@ def _read_training(training: Training) -> tuple[str, ...] | None:
 
 
 def _parse_names(names: object, origin: str | Path) -> tuple[str, ...] | None:
+    """Return names, those of a mapping in the order of the indices that are its keys.
+
+    Whole numbers are names, too; a truth value stands for a word that YAML has not kept, as No.
+    """
     if names is None:
         return None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ModelError(
-            f"{origin}: class_names must be a list of texts, not {names!r}: write names such as No "
-            "and 1 in quotes"
+    entries = names
+    if isinstance(names, Mapping):
+        by_index = {str(key): name for key, name in names.items()}
+        entries = [by_index.get(str(index)) for index in range(len(by_index))]
+    if not isinstance(entries, (list, tuple)) or not all(map(_is_name, entries)):
+        value = repr(names) if isinstance(names, (list, tuple, Mapping)) else "an object"
+        raise UnreadableNamesError(
+            f"{origin}: class_names must be a list of texts, not {value}. State the names in the "
+            "order of the model's output: classes: [name, name]"
         )
-    return tuple(names)
+    return tuple(map(str, entries))
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, (str, int)) and not isinstance(name, bool)
 
 
 def _fold(name: str) -> str:

@@ -39,6 +39,9 @@ class TrainingInput:
     output_bands: tuple[Band, ...] | None
     """Those that the model was given, in their order; None for all of them."""
 
+    bands: tuple[str, ...] | None = None
+    """Bands of the numbers, where the file names them; None for the order of the channels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -62,10 +65,16 @@ class Training:
             ModelError: nothing is stated about the input, or values of the wrong kind.
         """
         factor = self._parse_factor(name)
-        mean, std = (
-            tuple(value / factor for value in self._parse_numbers(key, name, is_only))
-            for key in ("means", "stds")
-        )
+        bands, mean = self._parse_numbers("means", name, is_only)
+        std_bands, std = self._parse_numbers("stds", name, is_only)
+        if bands is not None and std_bands is not None and set(bands) == set(std_bands):
+            std = tuple(std[std_bands.index(band)] for band in bands)
+        elif bands != std_bands:
+            raise ModelError(
+                f"{self.path}: means and stds of {name} are not of the same bands: "
+                f"{_describe_bands(bands)}, and {_describe_bands(std_bands)}"
+            )
+        mean, std = (tuple(value / factor for value in values) for values in (mean, std))
         if len(mean) != len(std):
             raise ModelError(
                 f"{self.path}: {len(mean)} means but {len(std)} standard deviations of {name}"
@@ -73,6 +82,7 @@ class Training:
         return TrainingInput(
             mean=mean,
             std=std,
+            bands=bands,
             dataset_bands=self._parse_bands("dataset_bands", name, is_only),
             output_bands=self._parse_bands("output_bands", name, is_only),
         )
@@ -107,7 +117,10 @@ class Training:
             )
         return numbers[0]
 
-    def _parse_numbers(self, key: str, name: str, is_only: bool) -> tuple[float, ...]:
+    def _parse_numbers(
+        self, key: str, name: str, is_only: bool
+    ) -> tuple[tuple[str, ...] | None, tuple[float, ...]]:
+        """Return the bands that the numbers of an input are named by, if they are, and these."""
         values = self._find(key, name, is_only)
         if values is None:
             raise ModelError(
@@ -115,6 +128,7 @@ class Training:
             )
         if isinstance(values, str):
             values = self._read_numbers(values)
+        bands = tuple(map(str, values)) if isinstance(values, Mapping) else None
         if isinstance(values, Mapping):
             values = list(values.values())
         entries = list(values) if isinstance(values, Sequence) else [values]
@@ -126,7 +140,7 @@ class Training:
         numbers = _to_numbers(entries)
         if not numbers:
             raise ModelError(f"{self.path}: {key} of {name} must be numbers, not {values!r}")
-        return numbers
+        return bands, numbers
 
     def _read_numbers(self, file_name: str) -> object:
         """Return the numbers of a text file, which may stand for a list, or the text itself."""
@@ -193,6 +207,10 @@ def read_training(path: str | Path) -> Training:
     if isinstance(means, Mapping) and isinstance(stds, Mapping) and not set(means) & set(stds):
         raise ModelError(f"{path}: means of {join_names(means)}, but stds of {join_names(stds)}")
     return Training(path=Path(path), task=task, data=data)
+
+
+def _describe_bands(bands: Sequence[str] | None) -> str:
+    return "a list without names" if bands is None else join_names(bands, 13)
 
 
 def _to_numbers(entries: Sequence[object]) -> tuple[float, ...]:

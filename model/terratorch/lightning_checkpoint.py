@@ -48,6 +48,9 @@ _WRAPPER_NAMES = (
 # ^ parts of keys that wrappers add: versions before 1.0, torch.compile, and training on several
 #   GPUs
 
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+"""Keys under which programs save the state dict: Lightning's first."""
+
 _MODEL_PREFIX = "model."
 _AVERAGE_PREFIXES = ("ema_model.", "model_ema.", "ema.", "averaged_model.", "average_model.")
 # ^ a second set of weights, the moving average of the first
@@ -135,7 +138,7 @@ def _find_reason(error: BaseException) -> str:
 
 def _extract_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the model's tensors under our keys: encoder, neck, decoder, head."""
-    state = content.get("state_dict", content)
+    state = next((content[key] for key in _STATE_KEYS if key in content), content)
     if not isinstance(state, Mapping):
         raise WeightsError(f"no state dict: {type(state).__name__} found instead of tensors")
     normalised = {

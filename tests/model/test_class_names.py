@@ -54,10 +54,27 @@ def test_the_training_of_another_checkpoint_is_refused(tmp_path):
         find_class_names({"class_names": list(FOUND)}, other)
 
 
-@pytest.mark.parametrize("names", ["Burned", {"a": 1}, [0, 1], [False, True], ["a", None]])
+@pytest.mark.parametrize(
+    "names",
+    ["Burned", {"a": 1}, {0: "a", 2: "b"}, [False, True], ["a", None], object()],
+    ids=["text", "key", "gap", "truth", "none", "object"],
+)
 def test_names_that_are_no_texts_are_refused(names):
-    with pytest.raises(ModelError, match="in quotes"):
+    with pytest.raises(ModelError, match=r"State the names .* classes: \[name, name\]"):
         find_class_names({"class_names": names})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({1: "Rye", 0: "Wheat"}, ("Wheat", "Rye")),
+        ({"0": "Wheat", "1": "Rye"}, ("Wheat", "Rye")),
+        ([0, 1], ("0", "1")),
+    ],
+    ids=str,
+)
+def test_names_by_index_and_numbers_are_read(names, expected):
+    assert find_class_names({"class_names": names}) == expected
 
 
 @pytest.mark.parametrize(

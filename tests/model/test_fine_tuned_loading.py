@@ -154,10 +154,12 @@ def test_the_configuration_that_lightning_saves_is_understood_as_it_is(load, six
     assert (predictor.window, predictor.overlap, predictor.notes) == (256, 48, ())
 
 
-def test_tensors_alone_are_described_by_the_same_configuration(load, six_bands, tmp_path):
+@pytest.mark.parametrize("key", [None, "model", "model_state_dict"])
+def test_tensors_alone_are_described_by_the_same_configuration(load, six_bands, tmp_path, key):
     load(six_bands, {"backbone_bands": {"S2L2A": HLS}}, training=SAVED)
     content = torch.load(tmp_path / "tuned.ckpt")
-    torch.save(content["state_dict"], tmp_path / "tuned.pt")
+    tensors = content["state_dict"]
+    torch.save(tensors if key is None else {key: tensors, "epoch": 3}, tmp_path / "tuned.pt")
     predictor = registry.load(
         str(tmp_path / "micro.yaml"),
         checkpoint=tmp_path / "tuned.pt",
@@ -344,3 +346,16 @@ def test_statistics_of_a_card_are_checked_too(load, whole, tmp_path):
     (tmp_path / "segmenter.yaml").write_text(yaml.safe_dump(card))
     with pytest.raises(ModelError, match="linear power"):
         registry.load(str(tmp_path / "segmenter.yaml"), device="cpu")
+
+
+def test_statistics_by_band_are_put_in_the_order_of_the_channels(load, six_bands):
+    numbers = dict(zip(HLS, [1503.3, 1718.2, 1853.9, 3132.2, 2424.9, 1857.6], strict=True))
+    deviations = dict(zip(HLS, [2141.1, 2039.0, 2134.1, 1753.8, 1434.3, 1334.3], strict=True))
+    options = {"args": {"backbone_bands": {"S2L2A": HLS}}, "inputs": BOTH}
+    training = _data(means={"S2L2A": numbers}, stds={"S2L2A": deviations})
+    straight = load(six_bands, training=training, **options)
+    by_name = {name: numbers[name] for name in sorted(HLS)}
+    training = _data(means={"S2L2A": by_name}, stds={"S2L2A": deviations})
+    shuffled = load(six_bands, training=training, **options)
+    assert shuffled.spec.statistics["S2L2A"] == straight.spec.statistics["S2L2A"]
+    assert any("put in that of the model's bands" in note for note in shuffled.notes)

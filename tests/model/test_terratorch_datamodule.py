@@ -126,3 +126,51 @@ def test_a_yaml_without_usable_statistics_is_explained(tmp_path, text, message):
 def test_a_file_of_statistics_is_no_training(tmp_path):
     assert is_training(_write_yaml(tmp_path, MULTI))
     assert not is_training(_write_yaml(tmp_path, "DEM: {mean: [1], std: [2]}"))
+
+
+BY_NAME = {
+    "means": {"S2L2A": {"BLUE": 1.0, "NIR_NARROW": 4.0, "RED": 3.0}},
+    "stds": {"S2L2A": {"RED": 30.0, "BLUE": 10.0, "NIR_NARROW": 40.0}},
+}
+
+
+@pytest.mark.parametrize("form", ["init_args", "dict_kwargs", "plain", "alone"])
+def test_numbers_by_band_keep_their_names(tmp_path, form):
+    data = {"class_path": "a.B", "init_args": {"batch_size": 1}}
+    if form == "plain":
+        data = dict(BY_NAME)
+    elif form != "alone":
+        data[form] = data.get(form, {}) | BY_NAME
+    entry = _read(tmp_path, BY_NAME if form == "alone" else {"data": data}, "S2L2A")
+    assert entry.bands == ("BLUE", "NIR_NARROW", "RED")
+    assert (entry.mean, entry.std) == ((1.0, 4.0, 3.0), (10.0, 40.0, 30.0))
+
+
+@pytest.mark.parametrize("stds", [{"BLUE": 10.0, "RED": 30.0}, [10.0, 40.0, 30.0]])
+def test_deviations_of_other_bands_than_the_means_are_refused(tmp_path, stds):
+    data = BY_NAME | {"stds": {"S2L2A": stds}}
+    with pytest.raises(ModelError, match="not of the same bands: BLUE, NIR_NARROW, RED, and"):
+        _read(tmp_path, {"data": data}, "S2L2A")
+
+
+def test_values_of_the_same_file_are_interpolated(tmp_path):
+    text = """
+    model: {init_args: {model_args: {num_classes: "${data.init_args.num_classes}"}, x: "${env:A}"}}
+    data: {init_args: {means: [1], stds: "${data.init_args.deviation}", deviation: 2.0}}
+    """
+    training = read_training(_write_yaml(tmp_path, text))
+    assert training.task["model_args"] == {"num_classes": "${data.init_args.num_classes}"}
+    assert training.get_input("DEM", is_only=True).std == (2.0,)
+    text = text.replace("deviation: 2.0", "deviation: 2.0, num_classes: 3")
+    training = read_training(_write_yaml(tmp_path, text))
+    assert training.task == {
+        "_class_path": None, "model_args": {"num_classes": 3}, "x": "${env:A}",
+    }  # fmt: skip
+
+
+def test_tuples_that_yaml_dumps_are_lists_and_other_objects_are_refused(tmp_path):
+    text = yaml.dump({"data": {"means": (1.0,), "stds": (2.0,)}})
+    assert "python/tuple" in text
+    assert _read(tmp_path, text).mean == (1.0,)
+    with pytest.raises(ModelError, match=r"holds an object of Python.* line 1"):
+        _read(tmp_path, "data: !!python/object:a.B {means: [1], stds: [2]}\n")
