@@ -15,8 +15,9 @@ from catalogs.search import duplicates
 from catalogs.search.scene_selection import Selection
 from catalogs.sensors import get_sensor
 from flows.observe.progress import Progress
-from pipeline.quality import asset_check, header_check, radiometry_check, valid_pixels
+from pipeline.quality import asset_check, header_check, mask_check, radiometry_check, valid_pixels
 from pipeline.quality.header_check import SettledScene
+from pipeline.quality.mask_check import MaskVerdict
 from pipeline.quality.radiometry_check import Verdict
 from pipeline.reading import asset_opener
 
@@ -131,7 +132,9 @@ def select_checked_scenes(
         unsettled = {_key(document) for document in documents} - checks.settled.keys()
         if unsettled:
             checks.settle([scene for scene in candidates if _key(scene) in unsettled])
-        elif not (checks.sample(documents) or checks.prove(documents)):
+        elif not (
+            checks.sample(documents) or checks.check_masks(documents) or checks.prove(documents)
+        ):
             break
     return CheckedSelection(
         selection=replace(
@@ -159,6 +162,7 @@ class _Checks:
     verdicts: dict[_DocumentKey, Verdict] = field(default_factory=dict)
     enlarged: set[SceneKey] = field(default_factory=set)
     sampled: set[_DocumentKey] = field(default_factory=set)
+    masks: dict[_DocumentKey, MaskVerdict] = field(default_factory=dict)
 
     def settle(self, scenes: Sequence[Scene]) -> None:
         """Settle scenes by the headers of their files."""
@@ -217,6 +221,38 @@ class _Checks:
             for band, asset in result.scene.assets.items()
         }
         self.settled[key] = replace(result, scene=replace(result.scene, assets=assets))
+
+    def check_masks(self, documents: Sequence[Scene]) -> bool:
+        """Refuse documents whose masks hold other values; return whether there are any."""
+        unchecked = [
+            document
+            for document in documents
+            if _document_key(document) not in self.masks
+            and set(self._select_masks(document)) & document.assets.keys()
+        ]
+        verdicts = _call_in_batches(
+            "masks",
+            unchecked,
+            lambda batch, threads: mask_check.check_scenes(
+                batch, self._select_masks, threads=threads
+            ),
+            self.progress,
+        )
+        self.masks |= {
+            _document_key(document): verdict
+            for document, verdict in zip(unchecked, verdicts, strict=True)
+        }
+        contradicted = {
+            _key(document): header_check.reject_scene(document, verdict.reason)
+            for document, verdict in zip(unchecked, verdicts, strict=True)
+            if verdict.reason is not None
+        }
+        self.refused |= contradicted
+        return bool(contradicted)
+
+    def _select_masks(self, scene: Scene) -> tuple[str, ...]:
+        mask_bands = get_sensor(scene.modality).mask_bands
+        return tuple(band for band in self.options.bands[scene.modality] if band in mask_bands)
 
     def prove(self, documents: Sequence[Scene]) -> bool:
         """Compare documents with their pixels; return whether the selection may change."""
@@ -299,6 +335,9 @@ class _Checks:
             verdict = self.verdicts.get(_document_key(document))
             texts = list(self.settled[_key(document)].caveats)
             empty = [band for band, asset in document.assets.items() if asset.valid_share == 0]
+            masks = self.masks.get(_document_key(document))
+            if masks is not None and masks.caveat is not None:
+                texts.append(masks.caveat)
             if empty:
                 texts.append(f"no valid pixel in the region in {', '.join(empty)}, by a sample")
             if verdict is not None and verdict.status == "contradicts":

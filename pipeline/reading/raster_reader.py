@@ -22,6 +22,7 @@ from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import asset_opener, dataset_mask, raster_header, reprojection
 from pipeline.reading.asset_opener import AssetInfo
+from pipeline.reading.resampling import MASK_UNITS
 
 Bounds = tuple[float, float, float, float]
 """(left, bottom, right, top) in a coordinate system."""
@@ -234,4 +235,10 @@ def _read_on_grid(
             keeps_integers=planned is not None and planned.radiometry.unit == "reflectance",
         )
     except InvalidInputError as error:
-        raise InvalidInputError(f"{asset.scene_id}: {error}") from None
+        is_mask = planned is not None and planned.radiometry.unit in MASK_UNITS
+        advice = (
+            f"It is no mask of its sensor: add exclude: [{asset.scene_id}] to the job"
+            if is_mask
+            else "Make a new plan: it takes the types of files from the files"
+        )
+        raise InvalidInputError(f"{asset.scene_id}: {asset.label}: {error} {advice}.") from None

@@ -456,8 +456,7 @@ def _cast_and_fill(
         if changed.size:
             raise InvalidInputError(
                 f"The file holds values such as {changed[0]} ({stored.dtype}), which do not fit "
-                f"into {dtype}, the type of its sensor's products. Make a new plan: it takes the "
-                "types of files from the files."
+                f"into {dtype}, the type of its sensor's products."
             )
     values[is_missing] = fill_value
     return values
