@@ -123,10 +123,16 @@ def search_scenes(
         left_out = [scene for scene in refused if scene.modality == job.inputs[0]]
         reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in left_out[:5])
         unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
+        unusable = {*candidates.refused, *checked.unusable}
+        advice = (
+            "Widen the period, choose another catalog, or correct what the reason names."
+            if left_out and unusable.issuperset(left_out)
+            else "Widen the period, or change the key that leaves them out: "
+            "composite.max_cloud_cover, include, exclude, bands, radar or radiometry."
+        )
         raise NothingFoundError(
             f"All scenes of {job.inputs[0]} ({len(left_out)}) are left out ({reasons}). "
-            "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
-            f"include, exclude, bands, radar or radiometry.{unknown}"
+            f"{advice}{unknown}"
         )
     return SceneSearchResult(
         selection=Selection(used=selection.used, refused=refused),

@@ -107,8 +107,8 @@ def _check_raster(asset: Asset, header: RasterHeader) -> None:
         )
     if header.crs_wkt is None:
         raise UnusableItemError(
-            f"{label} has no coordinate system: an asset must be geocoded, and side-car files are "
-            "not read"
+            f"{label} has no coordinate system: an asset must be geocoded (gdalwarp does it by the "
+            "ground control points of a file), and side-car files are not read"
         )
     described = band_names.find_bands(header.description) if header.description else frozenset()
     if described and band_names.find_bands(asset.band) and asset.band not in described:

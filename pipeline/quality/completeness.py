@@ -323,7 +323,7 @@ def _describe_band_holes(modality: str, shares: Mapping[str, float]) -> Iterator
     for formatted, bands in bands_by_share.items():
         yield (
             f"{', '.join(bands)} of {modality} has no value at {formatted} of the region, where "
-            "other bands have one: its files hold no data there."
+            "other bands have one: its files hold no data there, or a scene lacks it."
         )
 
 

@@ -69,9 +69,9 @@ def read(
 def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.float32]:
     """Read an asset at reduced resolution, as stored values.
 
-    If the asset has overviews, one of them is read. If it has none, or they save nothing (JPEG 2000
-    keeps them inside each tile), a small raster is read whole, and of a large one nine evenly
-    spread windows, one below the other.
+    If the asset has overviews, one of them is read. If it has none, if this one is empty, or if
+    they save nothing (JPEG 2000 keeps them inside each tile), a small raster is read whole, and of
+    a large one nine evenly spread windows, one below the other.
 
     Args:
         href: unsigned href, as the catalog states it.
@@ -125,12 +125,25 @@ def _read_reduced(
         return np.empty((0, 0), np.float32)
     if max(height, width) <= (2 if factors else 4) * size:
         return _read_valid(dataset, missing, window=area)
+    overview = None
     if factors:
         factor = min(sufficient, default=factors[-1])
         shape = (-(-height // factor), -(-width // factor))
-        return _read_valid(dataset, missing, window=area, out_shape=shape)
-    windows = _sample_windows(area, size // 2)
-    return np.concatenate([_read_valid(dataset, missing, window=window) for window in windows])
+        overview = _read_valid(dataset, missing, window=area, out_shape=shape)
+        if _has_values(overview):
+            return overview
+    windows = np.concatenate(
+        [
+            _read_valid(dataset, missing, window=window)
+            for window in _sample_windows(area, size // 2)
+        ]
+    )
+    return windows if overview is None or _has_values(windows) else overview
+
+
+def _has_values(stored: NDArray[np.float32]) -> bool:
+    """Return whether not all stored values are nodata or 0, as in overviews never filled."""
+    return bool(np.any(np.isfinite(stored) & (stored != 0)))
 
 
 def is_whole_raster(thumbnail: NDArray[Any], shape: tuple[int, int]) -> bool:

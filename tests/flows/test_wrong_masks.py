@@ -39,7 +39,10 @@ def test_a_scene_with_other_values_than_classes_is_left_out(tmp_path, scl, examp
 
 
 def test_the_only_scene_is_refused_by_name(tmp_path):
-    with pytest.raises((NothingFoundError, InvalidInputError), match=r"bad: its SCL .* such as 40"):
+    with pytest.raises(
+        (NothingFoundError, InvalidInputError),
+        match=r"bad: its SCL .* such as 40.*correct what the reason names",
+    ):
         plan(tmp_path, [write_item(tmp_path, "bad", 10, 40)])
 
 

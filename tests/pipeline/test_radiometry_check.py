@@ -287,6 +287,22 @@ def test_a_thumbnail_is_an_overview(tmp_path, is_averaged):
     )
 
 
+def test_an_empty_overview_is_not_believed(tmp_path):
+    values = np.arange(1, 500 * 420 + 1, dtype=np.uint32).reshape(500, 420)
+    path = small_worlds.raster(tmp_path / "B02.tif", np.zeros_like(values), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4, 8], Resampling.nearest)
+    empty = raster_reader.read_thumbnail(str(path), SOURCE, size=100)
+    assert empty.shape == (125, 105)
+    assert np.isnan(empty).all()
+    with rasterio.open(path, "r+") as file:
+        file.write(values, 1)
+    with rasterio.open(path, overview_level=1) as file:
+        assert not file.read(1).any()
+    windows = raster_reader.read_thumbnail(str(path), SOURCE, size=100).reshape(9, 50, 50)
+    assert np.array_equal(windows[0], values[75:125, 62:112])
+
+
 def test_without_overviews_a_thumbnail_is_nine_windows_or_the_whole_raster(tmp_path):
     values = np.arange(1, 500 * 420 + 1, dtype=np.uint32).reshape(500, 420)
     path = small_worlds.raster(tmp_path / "B02.tif", values)
