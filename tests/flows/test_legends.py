@@ -124,7 +124,7 @@ def test_colours_of_land_cover_can_be_changed(tmp_path):
         ({"classes": ["a", "b"]}, "2 class names for a model of 3"),
         ({"names": None}, "3 classes, and neither the checkpoint nor its training names them"),
         ({"names": ("a", "A", "b")}, "'a' and 'A' differ only by case"),
-        ({"names": ("a", "a", "b")}, "two different texts"),
+        ({"names": ("a", "a", "b")}, "comes more than once"),
         ({"card": {"layer": "confidence"}}, "'confidence' is taken"),
         ({"card": {"layer": "burn scars"}}, "must begin with a letter"),
     ],
