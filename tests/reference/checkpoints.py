@@ -119,6 +119,8 @@ def build_task(name: str) -> Any:
     from terratorch.models.model import AuxiliaryHead
     from terratorch.tasks import SemanticSegmentationTask
 
+    torch.set_float32_matmul_precision("highest")
+    # ^ importing TerraTorch's Clay backbone sets "medium", which is bfloat16 on processors with AMX
     args, options = dict(VARIANTS[name]), {}
     if name == "enum_bands":
         args["backbone_bands"] = {"S2L2A": [HLSBands(band) for band in HLS[:3]]}
