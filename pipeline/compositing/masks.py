@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from catalogs.scene import Scene
 from pipeline.grid.grid import Grid
@@ -79,13 +79,6 @@ def _has_data(scene: Scene, stored: xr.DataArray) -> da.Array:
     return has_data
 
 
-def disk(radius: float) -> NDArray[np.bool_]:
-    """Return a disk of the given radius in pixels as a structuring element."""
-    size = int(radius)
-    y, x = np.mgrid[-size : size + 1, -size : size + 1]
-    return np.asarray(x**2 + y**2 <= radius**2)
-
-
 def is_in_classes(scl: NDArray[np.integer], classes: Collection[int]) -> NDArray[np.bool_]:
     """Return where an SCL code is one of some classes; False for nodata and codes above 11."""
     table = np.zeros(256, dtype=np.bool_)
@@ -96,13 +89,28 @@ def is_in_classes(scl: NDArray[np.integer], classes: Collection[int]) -> NDArray
 def dilate_mask(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """Dilate a (..., y, x) mask by a radius in pixels, each (y, x) layer for itself."""
     result = mask.copy()
-    if radius < 1:
+    if radius < 1 or not mask.any():
         return result
-    element = disk(radius)
-    for index in np.ndindex(mask.shape[:-2]):
-        if mask[index].any():
-            result[index] = ndimage.binary_dilation(mask[index], structure=element)
+    distance = _distance_in_row(mask, math.floor(radius))
+    height = mask.shape[-2]
+    furthest = min(math.floor(radius), height - 1)
+    for shift in range(-furthest, furthest + 1):
+        reach = math.isqrt(math.floor(radius**2) - shift**2)
+        target = slice(max(-shift, 0), height - max(shift, 0))
+        source = slice(max(shift, 0), height - max(-shift, 0))
+        result[..., target, :] |= distance[..., source, :] <= reach
     return result
+
+
+def _distance_in_row(mask: NDArray[np.bool_], limit: int) -> NDArray[np.unsignedinteger]:
+    """Return how many columns away the nearest True of the row is; limit + 1 if further away."""
+    columns = np.arange(mask.shape[-1], dtype=np.int32)
+    before = np.maximum.accumulate(np.where(mask, columns, -limit - 1), axis=-1)
+    after = np.minimum.accumulate(
+        np.where(mask, columns, columns.size + limit)[..., ::-1], axis=-1
+    )[..., ::-1]
+    distance = np.minimum(np.minimum(columns - before, after - columns), limit + 1)
+    return distance.astype(np.min_scalar_type(limit + 1))
 
 
 def clear_mask(

@@ -90,13 +90,28 @@ def _median_of_days(
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
     """Return the (y, x) median of the days of one band."""
+    from pipeline.compositing.median import compute_daily_median  # noqa: PLC0415
+    # ^ numba takes a moment to import
+
+    numbers = {day: number for number, (day, _) in enumerate(group_indices(days))}
+    limits, factors = [], []
+    for radiometry in radiometries:
+        if radiometry is None:
+            limits.append((math.inf, -math.inf))
+            factors.append((1.0, 0.0))
+            continue
+        units.check_convertible(radiometry, DN)
+        limits.append(units.reflectance_limits(radiometry, stored.dtype))
+        factors.append(units.dn_factors(radiometry))
     result = np.empty(stored.shape[1:], dtype=np.float32)
-    for start in range(0, stored.shape[1], ROW_CHUNK):
-        # ^ sorting all rows at once would take ten times the memory of the stored values
-        rows = slice(start, start + ROW_CHUNK)
-        values = _convert_clear(stored[:, rows], clear[:, rows], radiometries)
-        daily = np.stack([first_finite(values[indices]) for _, indices in group_indices(days)])
-        result[rows] = nanmedian(daily)
+    compute_daily_median(
+        np.ascontiguousarray(stored),
+        np.ascontiguousarray(clear),
+        np.array([numbers[day] for day in days]),
+        np.array(factors, dtype=np.float32),
+        np.array(limits, dtype=np.float32),
+        result,
+    )
     return result
 
 

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,22 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import ALIGNMENT_TOLERANCE, Grid
-from pipeline.reading import dataset_mask
+from pipeline.reading import dataset_mask, grid_positions
+from pipeline.reading.grid_positions import BlockPositions
 
 WARP_BLOCK_SIZE = 256
 """Side in pixels of the blocks in which rasters of another grid are warped."""
 
 MAX_SOURCE_PIXELS = 2**24
 """Maximum number of source pixels of a warp block; a quarter of the maximum of a strip."""
+
+MAX_READ_PIXELS = 2**22
+"""Maximum number of source pixels that are read at once to be interpolated, unless one block has
+more."""
+
+MIN_BILINEAR_RATIO = 0.999
+"""Size of a source pixel in pixels of the grid from which on the two nearest pixels along each axis
+are interpolated. GDAL's kernel is wider for finer rasters."""
 
 WARP_TOLERANCE = 1e-6
 """Maximum error of the interpolated coordinate transformation, in source pixels.
@@ -95,8 +104,18 @@ def read_on_grid(
     )
     if is_same_orientation and (resampling == Resampling.nearest or _is_aligned(transform, grid)):
         _read_nearest(dataset, grid, missing, result, fill_value)
+        return result
+    ratio = pixel_size_metres(horizontal_crs(dataset.crs.to_wkt()), transform) / grid.resolution
+    if resampling == Resampling.nearest or (
+        resampling == Resampling.bilinear and ratio > MIN_BILINEAR_RATIO
+    ):
+        _interpolate_blocks(
+            dataset, grid, missing, result, _block_size(ratio), resampling, is_rounded=is_rounded
+        )
     else:
-        _warp_blocks(dataset, grid, missing, result, fill_value, resampling, is_rounded=is_rounded)
+        _warp_blocks(
+            dataset, grid, missing, result, fill_value, resampling, ratio, is_rounded=is_rounded
+        )
     return result
 
 
@@ -211,6 +230,160 @@ def _take(values: NDArray[Any], indices: NDArray[np.intp], axis: int) -> NDArray
     return values.take(indices, axis=axis)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _SourceBlock:
+    """A block of the grid and the pixels of the raster under it."""
+
+    row: int
+    """Row of the grid at which the block begins; may be negative."""
+
+    column: int
+    positions: BlockPositions
+    """Columns and rows of the raster."""
+
+    window: tuple[int, int, int, int]
+    """First row and column of the raster, and the row and column after the last."""
+
+
+def _interpolate_blocks(
+    dataset: Any,
+    grid: Grid,
+    missing: tuple[float, ...],
+    result: NDArray[Any],
+    side: int,
+    resampling: Resampling,
+    *,
+    is_rounded: bool,
+) -> None:
+    """Take or interpolate the pixels of a dataset at the centres of the pixels of the grid."""
+    blocks = _find_source_blocks(dataset, grid, side)
+    for group in _group_blocks(blocks):
+        first_row, first_column, stop_row, stop_column = _union([block.window for block in group])
+        window = Window(first_column, first_row, stop_column - first_column, stop_row - first_row)
+        stored, valid = _read_with_validity(dataset, window, missing, result.dtype)
+        for block in group:
+            _interpolate_block(
+                stored,
+                valid,
+                block,
+                (first_row, first_column),
+                missing,
+                result,
+                resampling,
+                is_rounded=is_rounded,
+            )
+
+
+def _find_source_blocks(dataset: Any, grid: Grid, side: int) -> list[_SourceBlock]:
+    """Return the blocks of a grid under which there are pixels of a raster.
+
+    A raster that reaches over 180 degrees has a block for each of its ends.
+    """
+    crs = horizontal_crs(dataset.crs.to_wkt())
+    turn = 2 * math.pi / crs.axis_info[0].unit_conversion_factor if crs.is_geographic else 0.0
+    # ^ 360, of degrees
+    blocks = []
+    for row, column, block in _iter_blocks(grid, side):
+        positions = grid_positions.locate_block(crs, block)
+        for shift in (turn, -turn, 0.0) if turn else (0.0,):
+            transform = Affine.translation(shift, 0) * dataset.transform
+            pixels = positions.to_pixels(transform)
+            window = _clip_window(pixels.bounds(), dataset.shape)
+            if window is not None:
+                blocks.append(_SourceBlock(row=row, column=column, positions=pixels, window=window))
+    return blocks
+
+
+def _clip_window(
+    bounds: tuple[float, float, float, float] | None, shape: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return the window of a raster that contains positions and their neighbours; None if none."""
+    if bounds is None:
+        return None
+    left, top, right, bottom = bounds
+    first_row, first_column = max(math.floor(top) - 1, 0), max(math.floor(left) - 1, 0)
+    stop_row = min(math.floor(bottom) + 2, shape[0])
+    stop_column = min(math.floor(right) + 2, shape[1])
+    if first_row >= stop_row or first_column >= stop_column:
+        return None
+    return first_row, first_column, stop_row, stop_column
+
+
+def _union(windows: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    first_rows, first_columns, stop_rows, stop_columns = zip(*windows, strict=True)
+    return min(first_rows), min(first_columns), max(stop_rows), max(stop_columns)
+
+
+def _group_blocks(blocks: Sequence[_SourceBlock]) -> Iterator[list[_SourceBlock]]:
+    """Yield blocks whose pixels are read at once, so that hardly any is read twice."""
+    group: list[_SourceBlock] = []
+    for block in blocks:
+        windows = [member.window for member in (*group, block)]
+        first_row, first_column, stop_row, stop_column = _union(windows)
+        is_large = (stop_row - first_row) * (stop_column - first_column) > MAX_READ_PIXELS
+        if group and is_large:
+            yield group
+            group = []
+        group.append(block)
+    if group:
+        yield group
+
+
+def _read_with_validity(
+    dataset: Any, window: Window, missing: tuple[float, ...], dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the stored values of a window, and which of them are valid."""
+    stored: NDArray[Any] = dataset.read(1, window=window)
+    valid = ~_find_missing(stored, missing, dtype)
+    mask = dataset_mask.read_mask(dataset, window=window)
+    if mask is not None:
+        valid &= mask
+    if stored.dtype in (np.int8, np.int16):
+        stored = stored.astype(np.float32)
+    elif stored.dtype not in (np.uint8, np.uint16, np.float32):
+        stored = stored.astype(np.float64)
+    # ^ a loop is compiled for each type
+    return stored, valid
+
+
+def _interpolate_block(
+    stored: NDArray[Any],
+    valid: NDArray[np.bool_],
+    block: _SourceBlock,
+    origin: tuple[int, int],
+    missing: tuple[float, ...],
+    result: NDArray[Any],
+    resampling: Resampling,
+    *,
+    is_rounded: bool,
+) -> None:
+    """Write a block into ``result``, given a window of the raster and its first row and column."""
+    from pipeline.reading.interpolation import interpolate_block  # noqa: PLC0415
+    # ^ numba takes a moment to import; most rasters lie on the pixels of the grid
+
+    side = block.positions.side
+    rows = slice(max(block.row, 0), min(block.row + side, result.shape[0]))
+    columns = slice(max(block.column, 0), min(block.column + side, result.shape[1]))
+    target = result[rows, columns]
+    is_whole = resampling == Resampling.nearest or is_rounded or result.dtype.kind == "u"
+    dtype = stored.dtype if is_whole or stored.dtype.kind == "f" else np.dtype(np.float32)
+    values = np.zeros(target.shape, dtype)
+    written = np.zeros(target.shape, np.bool_)
+    pixels = block.positions.to_pixels(Affine.translation(origin[1], origin[0]))
+    interpolate_block(
+        (pixels.x, pixels.y, pixels.is_polynomial),
+        side,
+        (rows.start - block.row, columns.start - block.column),
+        (stored, valid),
+        resampling == Resampling.bilinear,
+        is_whole,
+        missing[0] if missing else math.nan,
+        values,
+        written,
+    )
+    np.copyto(target, _cast(values, result.dtype), where=written)
+
+
 def _warp_blocks(
     dataset: Any,
     grid: Grid,
@@ -218,6 +391,7 @@ def _warp_blocks(
     result: NDArray[Any],
     fill_value: float,
     resampling: Resampling,
+    ratio: float,
     *,
     is_rounded: bool,
 ) -> None:
@@ -226,9 +400,6 @@ def _warp_blocks(
     GDAL interpolates the coordinate transformation within each request, so that the same pixel of
     two requests may differ. Blocks anchored to the coordinate system are the same for every tile.
     """
-    ratio = (
-        pixel_size_metres(horizontal_crs(dataset.crs.to_wkt()), dataset.transform) / grid.resolution
-    )
     for row, column, block in _iter_blocks(grid, _block_size(ratio)):
         if not _may_intersect(dataset, block):
             continue
@@ -442,6 +613,17 @@ def _cast_and_fill(
     """
     if stored.dtype == dtype and dtype.kind == "u" and set(missing) <= {fill_value}:
         return stored
+    is_missing = _find_missing(stored, missing, dtype)
+    valid = np.where(is_missing, stored.dtype.type(0), stored) if is_missing.any() else stored
+    values = _cast(valid, dtype).copy()
+    values[is_missing] = fill_value
+    return values
+
+
+def _find_missing(
+    stored: NDArray[Any], missing: tuple[float, ...], dtype: np.dtype[Any]
+) -> NDArray[np.bool_]:
+    """Return where stored values are missing if they become those of another type."""
     is_missing = np.zeros(stored.shape, dtype=np.bool_)
     for value in missing:
         is_missing |= stored == value
@@ -449,14 +631,23 @@ def _cast_and_fill(
         is_missing |= ~np.isfinite(stored)
     elif dtype == np.uint8 and np.issubdtype(stored.dtype, np.signedinteger):
         is_missing |= stored < 0
-    valid = np.where(is_missing, stored.dtype.type(0), stored) if is_missing.any() else stored
-    values = valid.astype(dtype)
-    if np.issubdtype(dtype, np.integer) and not np.can_cast(stored.dtype, dtype):
-        changed = valid[values != valid]
+    return is_missing
+
+
+def _cast(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert values to another type.
+
+    Raises:
+        InvalidInputError: a value would change.
+    """
+    if values.dtype == dtype:
+        return values
+    result = values.astype(dtype)
+    if np.issubdtype(dtype, np.integer) and not np.can_cast(values.dtype, dtype):
+        changed = values[result != values]
         if changed.size:
             raise InvalidInputError(
-                f"The file holds values such as {changed[0]} ({stored.dtype}), which do not fit "
+                f"The file holds values such as {changed[0]} ({values.dtype}), which do not fit "
                 f"into {dtype}, the type of its sensor's products."
             )
-    values[is_missing] = fill_value
-    return values
+    return result

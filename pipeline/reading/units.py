@@ -7,6 +7,7 @@ its unit in ``attrs["units"]``; code that depends on the unit calls :func:`check
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,18 +73,33 @@ def is_unsigned_dn(asset: Asset) -> bool:
     return radiometry.unit == "reflectance" and is_stored_as_dn(radiometry) and asset.dtype is None
 
 
-def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
-    """Return where stored Sentinel-2 values are measurements.
+def reflectance_limits(radiometry: Radiometry, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the stored Sentinel-2 values between which measurements lie, without the limits.
 
     In unsigned integers, a DN of 0 is nodata. In floating point, NaN is: values that are nodata in
     a file are NaN there, 0 and negative values are measurements, and only values far below any
     reflectance are missing (-9999 in a file without a nodata tag). A DN of 65535 is saturated.
     """
-    if np.issubdtype(stored.dtype, np.integer):
-        return np.asarray((stored > 0) & (stored < SATURATED_DN))
+    if np.issubdtype(dtype, np.integer):
+        return 0, SATURATED_DN
     lowest = (VALID_REFLECTANCE_RANGE[0] - radiometry.offset) / radiometry.scale
-    valid = np.isfinite(stored) & (stored > lowest)
-    return np.asarray(valid & (stored < SATURATED_DN) if is_stored_as_dn(radiometry) else valid)
+    return lowest, SATURATED_DN if is_stored_as_dn(radiometry) else math.inf
+
+
+def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
+    """Return where stored Sentinel-2 values are measurements; see :func:`reflectance_limits`."""
+    lowest, highest = reflectance_limits(radiometry, stored.dtype)
+    return np.asarray((stored > lowest) & (stored < highest))
+
+
+def dn_factors(radiometry: Radiometry) -> tuple[float, float]:
+    """Return (factor, offset): DN without offset is stored * factor + offset.
+
+    Of a product with the usual scale the offset is an integer, so that whole numbers stay whole.
+    """
+    # 0.0001 and 0.1 are no exact binary numbers: 1e-4 × 1e4 must be 1
+    scale = round(radiometry.scale * QUANTIFICATION_VALUE, 6)
+    return scale, round(radiometry.offset * QUANTIFICATION_VALUE, 6)
 
 
 def is_plausible(stored: float, radiometry: Radiometry) -> bool:
@@ -103,12 +119,9 @@ def is_plausible(stored: float, radiometry: Radiometry) -> bool:
 def to_dn(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.float32]:
     """Convert stored Sentinel-2 values to DN without offset; values may become negative.
 
-    Whole numbers stay whole: of a product with the usual scale the offset is an integer, so that
-    1…999 with an offset of -1000 neither wrap around nor become nodata.
+    With an offset of -1000, 1…999 neither wrap around nor become nodata.
     """
-    scale = round(radiometry.scale * QUANTIFICATION_VALUE, 6)
-    offset = round(radiometry.offset * QUANTIFICATION_VALUE, 6)
-    # ^ 0.0001 and 0.1 are no exact binary numbers: 1e-4 × 1e4 must be 1
+    scale, offset = dn_factors(radiometry)
     result = stored.astype(np.float32)
     if scale != 1.0:
         result *= np.float32(scale)
@@ -171,15 +184,24 @@ def convert(
         if radiometry is None:
             result[index] = np.nan
             continue
-        if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
-            raise InvalidInputError(
-                f"The unit of an asset is {radiometry.unit!r}, but a composite in {unit!r} needs "
-                f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the table of the provider."
-            )
+        check_convertible(radiometry, unit)
         values, measured = _CONVERSIONS[unit](stored[index], radiometry)
         values[~measured] = np.nan
         result[index] = values
     return result
+
+
+def check_convertible(radiometry: Radiometry, unit: str) -> None:
+    """Raise an error if stored values cannot be converted to a unit.
+
+    Raises:
+        InvalidInputError: they cannot.
+    """
+    if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
+        raise InvalidInputError(
+            f"The unit of an asset is {radiometry.unit!r}, but a composite in {unit!r} needs "
+            f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the table of the provider."
+        )
 
 
 def _convert_reflectance(stored: Any, radiometry: Radiometry) -> ValuesAndMask:
