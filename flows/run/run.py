@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution.tile_worker import check_model
 from flows.observe import metrics_destination
@@ -12,7 +13,7 @@ from flows.observe.run_context import RunContext
 from flows.run import finished_products, product_folder, stored_plan
 from flows.run.command_results import RunResult
 from flows.run.stored_plan import StoredPlan
-from pipeline.plan.plan import Plan
+from pipeline.plan.plan import NUMERICS_VERSION, Plan
 
 RunStages = Callable[[StoredPlan, bool, RunContext], RunResult]
 """Takes a plan through its stages: called with the plan, ``allow_partial`` and the context."""
@@ -83,6 +84,12 @@ def _run_plan(
     from flows.run import cost  # noqa: PLC0415
 
     # ^ slow to import (xarray, dask), and a finished product does not need them
+    if plan.numerics != NUMERICS_VERSION:
+        raise InvalidInputError(
+            f"The plan {plan.digest[:12]} was made by a version that computes other pixel values "
+            f"(numerics {plan.numerics}; this version: {NUMERICS_VERSION}). "
+            "Make a new one with: terramosaic plan JOB -o plan.json"
+        )
     cost.check_limit(plan, product_folder.plan_dir(plan), max_cost)
     if not is_new:
         check_model(plan)

@@ -19,7 +19,7 @@ from flows.observe.progress import Progress
 from flows.run import planning, scene_search
 from flows.run.job_digest import hash_request
 from flows.series.period_status import PeriodSummary
-from pipeline.plan.plan import Plan
+from pipeline.plan.plan import NUMERICS_VERSION, Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.product import published_item
 from pipeline.storage.store import open_store
@@ -81,7 +81,9 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         NothingFoundError: the catalog has no scenes for the job any more.
     """
     job = planning.drop_generated_inputs(job)
-    if plan.settings.request_digest != hash_request(job):
+    if plan.numerics != NUMERICS_VERSION:
+        yield f"this version computes other pixel values (numerics {NUMERICS_VERSION})"
+    elif plan.settings.request_digest != hash_request(job):
         yield "the job asks for something else"
     if (plan.model and plan.model.to_dict()) != (model and model.to_dict()):
         yield "the model is another one"

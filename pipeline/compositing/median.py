@@ -1,90 +1,84 @@
-"""Medians over days, in compiled loops."""
+"""Medians over days, in compiled loops.
+
+They run over whole rows, so that the compiler makes one instruction of many pixels.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-COLUMN_CHUNK = 256
-"""Columns that are sorted at a time, so that their values stay in the cache of the processor."""
+from pipeline.runtime.compiled_loops import compile_loop
+
+NO_VALUE = np.float32(np.inf)
+"""Value of a day without an observation; it is sorted behind all others."""
 
 
-@njit(nogil=True, cache=True)
-def compute_daily_median(
+@compile_loop
+def add_scene(
     stored: NDArray[Any],
     clear: NDArray[np.bool_],
-    days: NDArray[np.int64],
     factors: NDArray[np.float32],
     limits: NDArray[np.float32],
-    result: NDArray[np.float32],
+    day: NDArray[np.float32],
 ) -> None:
-    """Compute the median of the days of each pixel; NaN where there is no value.
-
-    The value of a day is that of its first scene that is clear and valid. An even number of values
-    gives the mean of the middle two.
+    """Write the values of a scene into those of its day, where these are :data:`NO_VALUE`.
 
     Args:
-        stored: (scene, y, x) stored values.
-        clear: (scene, y, x) whether the observation is clear.
-        days: (scene,) number of the day: 0, 1, 2, …
-        factors: (scene, 2): the value is stored * the first + the second.
-        limits: (scene, 2): measurements are greater than the first and less than the second.
-        result: (y, x), written.
+        stored: (y, x) stored values.
+        clear: (y, x) whether the observation is clear.
+        factors: the value is stored * the first + the second.
+        limits: measurements are greater than the first stored value and less than the second.
+        day: (y, x) values of the day, written.
     """
-    height, width = result.shape
-    daily = np.empty((days.max() + 1, COLUMN_CHUNK), np.float32)
-    counts = np.empty(COLUMN_CHUNK, np.int64)
-    for row in range(height):
-        for first in range(0, width, COLUMN_CHUNK):
-            stop = min(first + COLUMN_CHUNK, width)
-            daily[:] = np.inf
-            for scene in range(len(stored)):
-                _add_scene(
-                    stored[scene, row, first:stop],
-                    clear[scene, row, first:stop],
-                    factors[scene],
-                    limits[scene],
-                    daily[days[scene]],
-                )
-            counts[:] = 0
-            for day in range(len(daily)):
-                for column in range(COLUMN_CHUNK):
-                    counts[column] += daily[day, column] < np.inf
-            _sort_columns(daily)
-            for column in range(stop - first):
-                count = counts[column]
-                if count:
-                    middle = daily[(count - 1) // 2, column] + daily[count // 2, column]
-                    result[row, first + column] = middle / np.float32(2)
-                else:
-                    result[row, first + column] = np.nan
-
-
-@njit(nogil=True, cache=True)
-def _add_scene(
-    stored: NDArray[Any],
-    clear: NDArray[np.bool_],
-    factors: NDArray[np.float32],
-    limits: NDArray[np.float32],
-    daily: NDArray[np.float32],
-) -> None:
-    """Write the values of a scene where its day has none, which is infinity."""
     factor, offset = factors
     lowest, highest = limits
-    for column in range(len(stored)):
-        pixel = np.float32(stored[column])
-        is_used = clear[column] & (pixel > lowest) & (pixel < highest) & (daily[column] == np.inf)
-        daily[column] = pixel * factor + offset if is_used else daily[column]
+    for row in range(stored.shape[0]):
+        for column in range(stored.shape[1]):
+            pixel = np.float32(stored[row, column])
+            is_used = (
+                clear[row, column]
+                & (pixel > lowest)
+                & (pixel < highest)
+                & (day[row, column] == NO_VALUE)
+            )
+            day[row, column] = pixel * factor + offset if is_used else day[row, column]
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
+def compute_median(days: NDArray[np.float32], result: NDArray[np.float32]) -> None:
+    """Compute the median over the days; NaN where there is no value.
+
+    An even number of values gives the mean of the middle two.
+
+    Args:
+        days: (day, y, x) values or :data:`NO_VALUE`; sorted in place.
+        result: (y, x), written.
+    """
+    count, height, width = days.shape
+    counts = np.empty(width, np.int64)
+    for row in range(height):
+        counts[:] = 0
+        for day in range(count):
+            for column in range(width):
+                counts[column] += days[day, row, column] < NO_VALUE
+        _sort_columns(days[:, row])
+        for column in range(width):
+            values = counts[column]
+            if values:
+                middle = days[(values - 1) // 2, row, column] + days[values // 2, row, column]
+                result[row, column] = middle / np.float32(2)
+            else:
+                result[row, column] = np.nan
+
+
+@compile_loop
 def _sort_columns(values: NDArray[np.float32]) -> None:
     """Sort each column, by Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2, algorithm M).
 
-    Which rows are compared does not depend on the values, so that whole rows are compared at once.
+    Which rows are compared does not depend on the values.
     """
     count = len(values)
     largest = 1
@@ -103,9 +97,9 @@ def _sort_columns(values: NDArray[np.float32]) -> None:
         step //= 2
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _exchange(lower: NDArray[np.float32], upper: NDArray[np.float32]) -> None:
     for column in range(len(lower)):
         first, second = lower[column], upper[column]
-        lower[column] = min(second, first)
+        lower[column] = min(first, second)
         upper[column] = max(first, second)

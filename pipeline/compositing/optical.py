@@ -26,13 +26,15 @@ from pipeline.compositing.composite_record import (
     build_composite,
     first_finite,
     group_indices,
-    reduce_over_time,
     sort_by_day,
     to_band_array,
 )
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube, units
+
+MEDIAN_VALUES = 2**18
+"""Values of all days that are sorted at a time, so that they stay in the cache of the processor."""
 
 
 def compose_optical(
@@ -56,10 +58,17 @@ def compose_optical(
     if recipe.method == "median":
         layers = da.stack(
             [
-                reduce_over_time(
+                da.blockwise(
                     _median_of_days,
-                    [stored.sel(band=band).data, clear],
-                    np.float32,
+                    "yx",
+                    stored.sel(band=band).data,
+                    "tyx",
+                    clear,
+                    "tyx",
+                    concatenate=False,
+                    # ^ passed one by one: a stacked array would be a second copy in memory
+                    dtype=np.float32,
+                    meta=np.empty((0, 0), dtype=np.float32),
                     days=days,
                     radiometries=cube.band_radiometries(ordered, band),
                 )
@@ -83,35 +92,46 @@ def _convert_clear(
 
 
 def _median_of_days(
-    stored: NDArray[np.generic],
-    clear: NDArray[np.bool_],
+    stored: Sequence[NDArray[Any]],
+    clear: Sequence[NDArray[np.bool_]],
     *,
     days: Sequence[dt.date],
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
-    """Return the (y, x) median of the days of one band."""
-    from pipeline.compositing.median import compute_daily_median  # noqa: PLC0415
+    """Return the (y, x) median of the days of one band.
+
+    Args:
+        stored: (1, y, x) stored values of each scene.
+        clear: (1, y, x) mask of the clear observations of each scene.
+        days: solar day of each scene.
+        radiometries: radiometry of each scene; None if it lacks the band.
+    """
+    from pipeline.compositing import median  # noqa: PLC0415
     # ^ numba takes a moment to import
 
-    numbers = {day: number for number, (day, _) in enumerate(group_indices(days))}
-    limits, factors = [], []
-    for radiometry in radiometries:
-        if radiometry is None:
-            limits.append((math.inf, -math.inf))
-            factors.append((1.0, 0.0))
-            continue
-        units.check_convertible(radiometry, DN)
-        limits.append(units.reflectance_limits(radiometry, stored.dtype))
-        factors.append(units.dn_factors(radiometry))
-    result = np.empty(stored.shape[1:], dtype=np.float32)
-    compute_daily_median(
-        np.ascontiguousarray(stored),
-        np.ascontiguousarray(clear),
-        np.array([numbers[day] for day in days]),
-        np.array(factors, dtype=np.float32),
-        np.array(limits, dtype=np.float32),
-        result,
-    )
+    groups = [indices for _, indices in group_indices(days)]
+    height, width = stored[0].shape[1:]
+    result = np.empty((height, width), dtype=np.float32)
+    row_count = max(MEDIAN_VALUES // (len(groups) * max(width, 1)), 1)
+    for start in range(0, height, row_count):
+        rows = slice(start, start + row_count)
+        daily = np.full((len(groups), *result[rows].shape), median.NO_VALUE)
+        for day, indices in enumerate(groups):
+            for index in indices:
+                radiometry = radiometries[index]
+                if radiometry is None:
+                    continue
+                units.check_convertible(radiometry, DN)
+                median.add_scene(
+                    np.ascontiguousarray(stored[index][0, rows]),
+                    np.ascontiguousarray(clear[index][0, rows]),
+                    np.array(units.dn_factors(radiometry), dtype=np.float32),
+                    np.array(
+                        units.reflectance_limits(radiometry, stored[index].dtype), dtype=np.float32
+                    ),
+                    daily[day],
+                )
+        median.compute_median(daily, result[rows])
     return result
 
 

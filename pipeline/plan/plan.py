@@ -28,8 +28,11 @@ from pipeline.layer_table import Layer
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import RunSettings
 
-NUMERICS_VERSION = 5
+NUMERICS_VERSION = 6
 """Incremented whenever the same scenes, recipe and model give other pixel values than before."""
+
+UNSTATED_NUMERICS = 5
+"""Version of the numerics of plan files that do not state it."""
 
 PRODUCT_NAME_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 """Valid product names: a name becomes a folder, and plan files may come from anywhere."""
@@ -70,6 +73,9 @@ class Plan:
 
     radiometry_verdicts: Mapping[str, int] = field(default_factory=dict)
     """Verdict of the radiometry check → number of scenes used."""
+
+    numerics: int = NUMERICS_VERSION
+    """Version of the numerics; plans of another one can be read, but not run."""
 
     settings: RunSettings
     """Where and how it runs; not part of the digest. Key ``job`` of the plan file."""
@@ -200,7 +206,7 @@ class Plan:
         """Return the sha256 of everything that decides the product's pixels."""
         return hash_json(
             {
-                "numerics": NUMERICS_VERSION,
+                "numerics": self.numerics,
                 "period": list(self.period),
                 "region": json.loads(json.dumps(self.region)),
                 "grids": [area.to_dict() for area in self.grids],
@@ -319,7 +325,7 @@ class Plan:
         """Return the sha256 of everything that decides a tile's pixels; paths and engine do not."""
         return hash_json(
             {
-                "numerics": NUMERICS_VERSION,
+                "numerics": self.numerics,
                 "grid": self.tile_grid(tile).to_dict(),
                 "common": self._shared_digests[tile.epsg],
                 "scenes": sorted(
@@ -350,6 +356,7 @@ class Plan:
         values = {
             "format": FORMAT_VERSION,
             "plan": self.digest,
+            "numerics": self.numerics,
             "name": self.name,
             "period": list(self.period),
             "region": self.region,
@@ -395,6 +402,7 @@ class Plan:
                 model=ModelSpec.from_dict(values["model"]) if values["model"] else None,
                 caveats=tuple(Caveat(**caveat) for caveat in values["doubts"]),
                 radiometry_verdicts=values["proof"],
+                numerics=values.get("numerics", UNSTATED_NUMERICS),
                 settings=RunSettings.from_dict(values["job"]),
             )
             stated_digest = values["plan"]

@@ -31,9 +31,9 @@ def estimate_block_reads(raster: RasterLayout, area: Grid) -> tuple[int, int]:
     """Estimate the pixels and requests of reading a raster onto a grid.
 
     The header is one request; its bytes are not counted among the pixels. Each row of blocks is
-    one request, because its blocks are adjacent in the file; whole rows are a single one. A warped
-    raster is read warp block by warp block. Where the catalog does not state a transform, the
-    raster is assumed to have the resolution of the grid and an unknown origin.
+    one request, because its blocks are adjacent in the file; whole rows are a single one. A raster
+    that is averaged is read warp block by warp block. Where the catalog does not state a transform,
+    the raster is assumed to have the resolution of the grid and an unknown origin.
 
     Args:
         raster: the raster.
@@ -48,18 +48,21 @@ def estimate_block_reads(raster: RasterLayout, area: Grid) -> tuple[int, int]:
     a, _, c, _, e, f = raster.transform
     height, width = raster.shape or (None, None)
     same_crs = raster.epsg == area.epsg and a > 0 > e
-    same_grid = same_crs and math.isclose(a, area.resolution)
-    if not same_grid and not (same_crs and raster.is_picked):
+    pixel_size = a if same_crs else _pixel_size_metres(raster.epsg, raster.transform)
+    is_averaged = pixel_size < reprojection.MIN_BILINEAR_RATIO * area.resolution and not (
+        same_crs and raster.is_picked
+    )
+    if is_averaged:
         area = _warp_block_grid(area)
     if same_crs:
         left, bottom, right, top = area.bounds
         columns = _blocks_between((left - c) / a, (right - c) / a, width)
         rows = _blocks_between((top - f) / e, (bottom - f) / e, height)
     else:
-        ratio = area.resolution / _pixel_size_metres(raster.epsg, raster.transform)
+        ratio = area.resolution / pixel_size
         rows = _blocks_anywhere(math.ceil(area.height * ratio), height)
         columns = _blocks_anywhere(math.ceil(area.width * ratio), width)
-    requests = rows[1] if same_grid or raster.is_picked else rows[1] * columns[1]
+    requests = rows[1] * columns[1] if is_averaged else rows[1]
     if same_crs and columns[0] == width:
         requests = min(requests, 1)
     return rows[0] * columns[0], 1 + (requests if rows[0] and columns[0] else 0)

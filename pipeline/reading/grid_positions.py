@@ -68,17 +68,40 @@ class BlockPositions:
         rows[constant] += inverse.f
         return BlockPositions(side=self.side, x=columns, y=rows, is_polynomial=self.is_polynomial)
 
-    def bounds(self) -> tuple[float, float, float, float] | None:
-        """Return (least x, least y, greatest x, greatest y) or wider; None without positions."""
+    def bounds(self, rows: slice, columns: slice) -> tuple[float, float, float, float] | None:
+        """Return (least x, least y, greatest x, greatest y) or slightly wider bounds of a part.
+
+        Args:
+            rows: rows of the block.
+            columns: columns of the block.
+
+        Returns:
+            None if no pixel of the part has a position.
+        """
         if self.is_polynomial:
-            x, y = self.x[0, 0], self.y[0, 0]
-            reach_x, reach_y = np.abs(self.x).sum() - abs(x), np.abs(self.y).sum() - abs(y)
-            return float(x - reach_x), float(y - reach_y), float(x + reach_x), float(y + reach_y)
-        finite = np.isfinite(self.x) & np.isfinite(self.y)
+            (x0, x1), (y0, y1) = (
+                _polynomial_range(values, self.side, rows, columns) for values in (self.x, self.y)
+            )
+            return x0, y0, x1, y1
+        x, y = self.x[rows, columns], self.y[rows, columns]
+        finite = np.isfinite(x) & np.isfinite(y)
         if not finite.any():
             return None
-        x, y = self.x[finite], self.y[finite]
+        x, y = x[finite], y[finite]
         return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+def _polynomial_range(
+    coefficients: NDArray[np.float64], side: int, rows: slice, columns: slice
+) -> tuple[float, float]:
+    """Return bounds of a polynomial: those of its linear part, and the sum of all other terms."""
+    v0, v1, u0, u1 = (
+        2 * edge / side - 1 for edge in (rows.start, rows.stop, columns.start, columns.stop)
+    )
+    constant, by_u, by_v = coefficients[0, 0], coefficients[0, 1], coefficients[1, 0]
+    corners = [constant + by_u * u + by_v * v for u in (u0, u1) for v in (v0, v1)]
+    reach = np.abs(coefficients).sum() - abs(constant) - abs(by_u) - abs(by_v)
+    return float(min(corners) - reach), float(max(corners) + reach)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -117,11 +140,12 @@ def _transform(
     xs, ys = np.meshgrid(block.left + half + half * fractions, block.top - half - half * fractions)
     positions = np.stack(transformer.transform(xs, ys))
     if crs.is_geographic:
-        first = positions[0].flat[0]
+        middle_x, _ = transformer.transform(block.left + half, block.top - half)
+        middle_x = middle_x if np.isfinite(middle_x) else 0.0
         turn = 2 * np.pi / crs.axis_info[0].unit_conversion_factor
         # ^ 360, of degrees; the factor converts the unit to radians
         with np.errstate(invalid="ignore"):
-            positions[0] -= turn * np.round((positions[0] - first) / turn)
+            positions[0] -= turn * np.round((positions[0] - middle_x) / turn)
     return positions
 
 

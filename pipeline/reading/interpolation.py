@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from pipeline.runtime.compiled_loops import compile_loop
 
 EDGE_TOLERANCE = 1e-8
 """Pixels by which a centre may lie before the edge of a source pixel and still falls into it."""
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def interpolate_block(
     positions: tuple[NDArray[np.float64], NDArray[np.float64], bool],
     side: int,
@@ -71,7 +72,7 @@ def interpolate_block(
 # Indices are unsigned, as numba otherwise allows for negative ones, which is several times slower.
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _fix_row(
     coefficients: NDArray[np.float64], v: float, row_coefficients: NDArray[np.float64]
 ) -> None:
@@ -84,7 +85,7 @@ def _fix_row(
         row_coefficients[power] = value
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _evaluate_row(
     coefficients: NDArray[np.float64], side: int, first_column: int, positions: NDArray[np.float64]
 ) -> None:
@@ -97,7 +98,7 @@ def _evaluate_row(
             positions[column] = positions[column] * u + coefficient
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _find_valid(
     valid: NDArray[np.bool_],
     xs: NDArray[np.float64],
@@ -113,7 +114,7 @@ def _find_valid(
         written[column] = is_inside and valid[np.uint64(y), np.uint64(x)]
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _take_row(
     stored: NDArray[Any],
     xs: NDArray[np.float64],
@@ -128,7 +129,7 @@ def _take_row(
             output[column] = stored[np.uint64(y), np.uint64(x)]
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _interpolate_row(
     stored: NDArray[Any],
     valid: NDArray[np.bool_],
@@ -158,7 +159,7 @@ def _interpolate_row(
         values[column] = upper_value * (1.0 - below) + lower_value * below
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _weigh_valid(stored: NDArray[Any], valid: NDArray[np.bool_], x: float, y: float) -> float:
     """Return the weighted mean of the valid ones of the four pixels whose centres surround x, y.
 
@@ -179,7 +180,7 @@ def _weigh_valid(stored: NDArray[Any], valid: NDArray[np.bool_], x: float, y: fl
     return float(total / weights)
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _round_row(values: NDArray[np.float64], reserved: float) -> None:
     """Round values to whole numbers other than the reserved one."""
     step = -1.0 if reserved > 0 else 1.0
@@ -188,7 +189,7 @@ def _round_row(values: NDArray[np.float64], reserved: float) -> None:
         values[column] = value + step if value == reserved else value
 
 
-@njit(nogil=True, cache=True)
+@compile_loop
 def _write_row(
     values: NDArray[np.float64], written: NDArray[np.bool_], output: NDArray[Any]
 ) -> None:

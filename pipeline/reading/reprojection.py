@@ -234,10 +234,13 @@ def _take(values: NDArray[Any], indices: NDArray[np.intp], axis: int) -> NDArray
 class _SourceBlock:
     """A block of the grid and the pixels of the raster under it."""
 
-    row: int
-    """Row of the grid at which the block begins; may be negative."""
+    rows: slice
+    """Rows of the block that the grid contains."""
 
-    column: int
+    columns: slice
+    target: tuple[slice, slice]
+    """Rows and columns of the grid that the block contains."""
+
     positions: BlockPositions
     """Columns and rows of the raster."""
 
@@ -285,12 +288,22 @@ def _find_source_blocks(dataset: Any, grid: Grid, side: int) -> list[_SourceBloc
     blocks = []
     for row, column, block in _iter_blocks(grid, side):
         positions = grid_positions.locate_block(crs, block)
+        rows = slice(max(-row, 0), min(grid.height - row, side))
+        columns = slice(max(-column, 0), min(grid.width - column, side))
+        target = (
+            slice(rows.start + row, rows.stop + row),
+            slice(columns.start + column, columns.stop + column),
+        )
         for shift in (turn, -turn, 0.0) if turn else (0.0,):
             transform = Affine.translation(shift, 0) * dataset.transform
             pixels = positions.to_pixels(transform)
-            window = _clip_window(pixels.bounds(), dataset.shape)
+            window = _clip_window(pixels.bounds(rows, columns), dataset.shape)
             if window is not None:
-                blocks.append(_SourceBlock(row=row, column=column, positions=pixels, window=window))
+                blocks.append(
+                    _SourceBlock(
+                        rows=rows, columns=columns, target=target, positions=pixels, window=window
+                    )
+                )
     return blocks
 
 
@@ -361,10 +374,7 @@ def _interpolate_block(
     from pipeline.reading.interpolation import interpolate_block  # noqa: PLC0415
     # ^ numba takes a moment to import; most rasters lie on the pixels of the grid
 
-    side = block.positions.side
-    rows = slice(max(block.row, 0), min(block.row + side, result.shape[0]))
-    columns = slice(max(block.column, 0), min(block.column + side, result.shape[1]))
-    target = result[rows, columns]
+    target = result[block.target]
     is_whole = resampling == Resampling.nearest or is_rounded or result.dtype.kind == "u"
     dtype = stored.dtype if is_whole or stored.dtype.kind == "f" else np.dtype(np.float32)
     values = np.zeros(target.shape, dtype)
@@ -372,8 +382,8 @@ def _interpolate_block(
     pixels = block.positions.to_pixels(Affine.translation(origin[1], origin[0]))
     interpolate_block(
         (pixels.x, pixels.y, pixels.is_polynomial),
-        side,
-        (rows.start - block.row, columns.start - block.column),
+        pixels.side,
+        (block.rows.start, block.columns.start),
         (stored, valid),
         resampling == Resampling.bilinear,
         is_whole,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMED = ("reading", "predictor")
+NAMED = ("reading", "warping", "predictor")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,12 +13,15 @@ import yaml
 import zarr
 
 from catalogs import demo as country
+from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import finished_products, model_spec_cache, planning, stages, stored_plan, verify
+from flows.series import outdated_products
 from model.weights import checksums, hub
+from pipeline.storage import plan_file
 from tests.support import large_plan
 
 PERIOD = "2021-06"
@@ -249,3 +253,24 @@ def test_the_files_of_a_configuration_are_a_part_of_the_model(job_path, job_with
     fingerprints.add(model_spec_cache.compute_fingerprint(job))
     assert None not in fingerprints
     assert len(fingerprints) == 3
+
+
+def test_a_plan_of_other_numerics_is_not_run(job_path, tmp_path):
+    plan = planning.create_plan(jobs.load(job_path), NullProgress())
+    older = dataclasses.replace(
+        plan,
+        numerics=plan.numerics - 1,
+        settings=dataclasses.replace(plan.settings, output_dir=str(tmp_path)),
+    )
+    plan_file.write_plan_file(tmp_path / "plan.json", older)
+    with pytest.raises(InvalidInputError, match="computes other pixel values"):
+        _run(tmp_path / "plan.json")
+
+
+def test_a_product_of_other_numerics_is_recomputed_by_refresh(job_path):
+    job = jobs.load(job_path)
+    plan, _ = finished_products.find_unchanged(job)
+    older = dataclasses.replace(plan, numerics=plan.numerics - 1)
+    folder = job.output.folder / job.name / "2021-06-01_2021-06-30"
+    changes = list(outdated_products.iter_changes(job, older, folder, None))
+    assert changes[0].startswith("this version computes other pixel values")

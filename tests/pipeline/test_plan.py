@@ -131,6 +131,20 @@ def test_a_new_scene_changes_only_the_tiles_that_it_intersects(tmp_path):
         assert intersects == (tile.id in changed)
 
 
+def test_a_plan_of_other_numerics_can_be_read(tmp_path):
+    """Products stay valid: only new ones get other pixels. Older plan files do not state them."""
+    plan = dataclasses.replace(make_plan(tmp_path), numerics=5)
+    assert plan.digest != make_plan(tmp_path).digest
+    values = {key: value for key, value in plan.to_dict().items() if key != "numerics"}
+    values["sha256"] = hash_json({key: value for key, value in values.items() if key != "sha256"})
+    (tmp_path / "plan.json").write_text(json.dumps(values))
+    restored = plan_file.read_plan_file(tmp_path / "plan.json")
+    assert restored.numerics == 5
+    assert [restored.tile_key(tile) for tile in restored.tiles] == [
+        plan.tile_key(tile) for tile in plan.tiles
+    ]
+
+
 def test_an_edited_plan_is_refused(tmp_path):
     path = tmp_path / "plan.json"
     plan_file.write_plan_file(path, make_plan(tmp_path))
