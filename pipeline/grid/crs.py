@@ -1,11 +1,14 @@
-"""Coordinate systems of output grids: which are accepted, and where they are intended for."""
+"""Coordinate systems: which output grids accept, where to use them, which are equal."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import shapely
+from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.affinity import translate
@@ -18,6 +21,10 @@ ADVICE = "Write utm, or another code such as EPSG:3035."
 
 AREA_OF_USE_BUFFER = 6.0
 """Degrees by which a region may exceed the area of use of its CRS: the width of a UTM zone."""
+
+
+EARTH_RADIUS = 6_378_137.0
+"""Semi-major axis of WGS 84 in metres."""
 
 
 def check_crs(epsg: int) -> None:
@@ -116,3 +123,37 @@ def describe_area_of_use(region: BaseGeometry, epsg: int) -> Iterator[str]:
         f"{use.north:.1f} degrees, for which {crs.name} is intended: positions and areas may be "
         "less exact there"
     )
+
+
+def pixel_size_metres(crs: CRS, transform: Affine) -> float:
+    """Return the height of a pixel in metres; of a geographic system, along a meridian."""
+    unit: float = crs.axis_info[0].unit_conversion_factor
+    return math.hypot(transform.b, transform.e) * unit * (EARTH_RADIUS if crs.is_geographic else 1)
+    # ^ the factor converts the unit to metres, or to radians
+
+
+@functools.lru_cache(maxsize=64)
+def horizontal_crs(wkt: str) -> CRS:
+    """Return the horizontal part of a coordinate system: heights do not change positions."""
+    return _drop_heights(CRS.from_wkt(wkt))
+
+
+def _drop_heights(crs: CRS) -> CRS:
+    return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
+
+
+@functools.lru_cache(maxsize=256)
+def is_same_crs(wkt: str, epsg: int) -> bool:
+    """Compare definitions, not names: files may lack the EPSG code, or add a vertical system.
+
+    Of compound systems, also where the code is one, the horizontal parts are compared. A code that
+    PROJ does not know is no coordinate system's.
+    """
+    crs = horizontal_crs(wkt)
+    if crs.to_epsg() == epsg:
+        return True
+    try:
+        code_crs = _drop_heights(CRS.from_epsg(epsg))
+    except CRSError:
+        return False
+    return bool(crs.equals(code_crs, ignore_axis_order=True))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from affine import Affine
 from pyproj import CRS
 
+from pipeline.grid.crs import pixel_size_metres
 from pipeline.grid.grid import Grid
-from pipeline.reading import http_ranges, reprojection
+from pipeline.reading import http_ranges, reprojection, warp_blocks
 
 BLOCK_SIZE = 512
 """Side of a block, pixels: the default of GDAL's COG driver."""
@@ -74,7 +75,7 @@ HEADER_BYTES = http_ranges.HEADER_BYTES
 
 @functools.lru_cache(maxsize=4096)
 def _pixel_size_metres(epsg: int, transform: tuple[float, ...]) -> float:
-    return reprojection.pixel_size_metres(_crs_from_epsg(epsg), Affine(*transform))
+    return pixel_size_metres(_crs_from_epsg(epsg), Affine(*transform))
 
 
 @functools.lru_cache(maxsize=64)
@@ -84,7 +85,7 @@ def _crs_from_epsg(epsg: int) -> CRS:
 
 def _warp_block_grid(area: Grid) -> Grid:
     """Return the grid of all warp blocks that intersect a grid."""
-    side = reprojection.WARP_BLOCK_SIZE
+    side = warp_blocks.WARP_BLOCK_SIZE
     row, column = area.origin_index()
     above, left = row % side, column % side
     return area.window(

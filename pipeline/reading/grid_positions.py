@@ -8,6 +8,7 @@ whatever their pixels.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
+from catalogs.errors import InvalidInputError
+from pipeline.grid.crs import horizontal_crs
 from pipeline.grid.grid import Grid
 
 NODE_COUNTS = (6, 12)
@@ -105,58 +109,74 @@ def _polynomial_range(
 
 
 @functools.lru_cache(maxsize=4096)
-def locate_block(crs: CRS, block: Grid) -> BlockPositions:
+def locate_block(wkt: str, block: Grid) -> BlockPositions:
     """Return the positions of the pixel centres of a block in a coordinate system.
 
     Args:
-        crs: the coordinate system, without heights.
+        wkt: the coordinate system; heights are ignored.
         block: a square grid in any coordinate system.
+
+    Raises:
+        InvalidInputError: no transformation between the two systems is known.
     """
-    transformer = _transformer(block.epsg, crs)
+    transformer, turn = _find_transformer(block.epsg, wkt), full_turn(wkt)
     for count in NODE_COUNTS:
-        positions = _fit_polynomial(transformer, crs, block, count)
+        positions = _fit_polynomial(transformer, turn, block, count)
         if positions is not None:
             return positions
-    return _transform_pixels(transformer, crs, block)
+    return _transform_pixels(transformer, turn, block)
+
+
+def full_turn(wkt: str) -> float:
+    """Return 360 degrees in the unit of a geographic coordinate system; 0 of a projected one."""
+    system = horizontal_crs(wkt)
+    if not system.is_geographic:
+        return 0.0
+    radians: float = system.axis_info[0].unit_conversion_factor
+    return 2 * math.pi / radians
 
 
 @functools.lru_cache(maxsize=256)
-def _transformer(epsg: int, crs: CRS) -> Transformer:
-    return Transformer.from_crs(CRS.from_epsg(epsg), crs, always_xy=True)
+def _find_transformer(epsg: int, wkt: str) -> Transformer:
+    system = horizontal_crs(wkt)
+    try:
+        return Transformer.from_crs(CRS.from_epsg(epsg), system, always_xy=True)
+    except ProjError as error:
+        raise InvalidInputError(
+            f"No transformation from EPSG:{epsg} to {system.name} is known ({error})."
+        ) from error
 
 
 def _transform(
-    transformer: Transformer, crs: CRS, block: Grid, fractions: NDArray[np.float64]
+    transformer: Transformer, turn: float, block: Grid, fractions: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return (x or y, row, column) positions of a lattice of points of a block.
 
     Args:
         transformer: from the coordinate system of the block.
-        crs: the coordinate system of the result.
+        turn: 360 degrees where the result is in longitude and latitude, else 0.
         block: the block.
         fractions: positions of the rows and the columns of the lattice from -1 to 1.
     """
     half = block.height * block.resolution / 2
     xs, ys = np.meshgrid(block.left + half + half * fractions, block.top - half - half * fractions)
     positions = np.stack(transformer.transform(xs, ys))
-    if crs.is_geographic:
+    if turn:
         middle_x, _ = transformer.transform(block.left + half, block.top - half)
-        middle_x = middle_x if np.isfinite(middle_x) else 0.0
-        turn = 2 * np.pi / crs.axis_info[0].unit_conversion_factor
-        # ^ 360, of degrees; the factor converts the unit to radians
+        middle_x = middle_x if math.isfinite(middle_x) else 0.0
         with np.errstate(invalid="ignore"):
             positions[0] -= turn * np.round((positions[0] - middle_x) / turn)
     return positions
 
 
 def _fit_polynomial(
-    transformer: Transformer, crs: CRS, block: Grid, count: int
+    transformer: Transformer, turn: float, block: Grid, count: int
 ) -> BlockPositions | None:
     """Return polynomials that interpolate a block; None if they are not exact between the nodes."""
     nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    positions = _transform(transformer, crs, block, nodes)
+    positions = _transform(transformer, turn, block, nodes)
     checked = np.linspace(-1, 1, CHECK_COUNT)
-    exact = _transform(transformer, crs, block, checked)
+    exact = _transform(transformer, turn, block, checked)
     if not (np.isfinite(positions).all() and np.isfinite(exact).all()):
         return None
     inverse = np.linalg.inv(np.vander(nodes, increasing=True))
@@ -173,7 +193,7 @@ def _fit_polynomial(
     )
 
 
-def _transform_pixels(transformer: Transformer, crs: CRS, block: Grid) -> BlockPositions:
+def _transform_pixels(transformer: Transformer, turn: float, block: Grid) -> BlockPositions:
     centres = (2 * np.arange(block.height) + 1) / block.height - 1
-    positions: Any = _transform(transformer, crs, block, centres)
+    positions: Any = _transform(transformer, turn, block, centres)
     return BlockPositions(side=block.height, x=positions[0], y=positions[1], is_polynomial=False)

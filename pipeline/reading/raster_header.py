@@ -13,7 +13,8 @@ from pyproj import CRS
 
 from catalogs import number_format
 from catalogs.scene import Asset
-from pipeline.reading import asset_opener, dataset_mask, reprojection
+from pipeline.grid.crs import horizontal_crs, is_same_crs
+from pipeline.reading import asset_opener, dataset_mask, stored_values
 from pipeline.reading.asset_opener import AssetInfo
 
 Transform = tuple[float, float, float, float, float, float]
@@ -63,7 +64,7 @@ class RasterHeader:
         """Return the EPSG code of the horizontal coordinate system; None if it has none."""
         if self.crs_wkt is None:
             return None
-        code = reprojection.horizontal_crs(self.crs_wkt).to_epsg()
+        code = horizontal_crs(self.crs_wkt).to_epsg()
         return None if code is None else int(code)
 
     @property
@@ -73,7 +74,7 @@ class RasterHeader:
 
     def has_crs(self, epsg: int) -> bool:
         """Return whether the horizontal coordinate system is that of an EPSG code."""
-        return self.crs_wkt is not None and reprojection.is_same_crs(self.crs_wkt, epsg)
+        return self.crs_wkt is not None and is_same_crs(self.crs_wkt, epsg)
 
     def corner_shift(self, transform: Transform) -> float:
         """Return by how many pixels another transform displaces a corner of the raster at most."""
@@ -148,7 +149,7 @@ def can_hold(dtype: str, nodata: float | None) -> bool:
     """Return whether a pixel of a type can hold a nodata value."""
     if nodata is None or not is_real(dtype):
         return False
-    return reprojection.representable_nodata(nodata, np.dtype(dtype)) is not None
+    return stored_values.representable_nodata(nodata, np.dtype(dtype)) is not None
 
 
 def is_same_value(first: float | None, second: float | None) -> bool:

@@ -10,8 +10,8 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import Resampling
 
 from catalogs.scene import Asset
+from pipeline.grid.crs import pixel_size_metres
 from pipeline.grid.grid import Grid
-from pipeline.reading import reprojection
 
 MASK_UNITS = ("class", "probability")
 """Units of mask bands: they have no physical unit, and are stored as bytes."""
@@ -51,4 +51,4 @@ def _is_finer(asset: Asset, grid: Grid) -> bool:
     except CRSError:
         return False
         # ^ a code that PROJ does not know; the file may state its coordinate system otherwise
-    return reprojection.pixel_size_metres(crs, Affine(*asset.transform)) < 0.999 * grid.resolution
+    return pixel_size_metres(crs, Affine(*asset.transform)) < 0.999 * grid.resolution

@@ -18,8 +18,9 @@ from rasterio.transform import from_origin
 from rasterio.warp import reproject
 
 from catalogs.errors import InvalidInputError
+from pipeline.grid.crs import is_same_crs, pixel_size_metres
 from pipeline.grid.grid import Grid
-from pipeline.reading import reprojection
+from pipeline.reading import gdal_warp, interpolated_read, reprojection, warp_blocks
 from tests.support import small_worlds
 
 RESOLUTIONS = (
@@ -427,7 +428,8 @@ NAMELESS = CRS.from_proj4("+proj=tmerc +lon_0=15 +k=0.9996 +x_0=500000 +datum=WG
 )
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_system_of_the_grid_is_recognized_in_other_forms(tmp_path, crs, kernel, monkeypatch):
-    monkeypatch.setattr(reprojection, "_warp_blocks", None)
+    monkeypatch.setattr(gdal_warp, "warp", None)
+    monkeypatch.setattr(interpolated_read, "interpolate", None)
     # ^ must not be called
     values = _make_random_values((40, 50))
     transform = from_origin(small_worlds.LEFT, small_worlds.TOP, 10, 10)
@@ -561,7 +563,7 @@ def test_a_raster_is_read_if_its_bounds_cannot_be_computed(noise_path, monkeypat
         lambda *_: (math.inf,) * 4,
         lambda *_: (179.0, 1.0, -179.0, 2.0),
     ):
-        monkeypatch.setattr(reprojection.rasterio.warp, "transform_bounds", transform_bounds)
+        monkeypatch.setattr(gdal_warp.rasterio.warp, "transform_bounds", transform_bounds)
         assert np.array_equal(_read(noise_path, grid, Resampling.bilinear), expected)
 
 
@@ -569,7 +571,7 @@ def test_a_raster_is_read_if_its_bounds_cannot_be_computed(noise_path, monkeypat
 def test_a_coarse_grid_reads_a_fine_raster_in_blocks(noise_path, monkeypatch, kernel):
     grid = _make_covering_grid(150.0, 3.3)
     expected = _read(noise_path, grid, kernel)
-    monkeypatch.setattr(reprojection, "MAX_SOURCE_PIXELS", 2**12)
+    monkeypatch.setattr(warp_blocks, "MAX_SOURCE_PIXELS", 2**12)
     max_pixels = 0
     original_read = rasterio.DatasetReader.read
 
@@ -596,7 +598,7 @@ def test_a_coarse_grid_reads_a_fine_raster_in_blocks(noise_path, monkeypatch, ke
     assert np.array_equal(actual, expected)
     assert max_pixels <= 4 * 2**12 or max_pixels <= 15 * SHAPE[1]
     # ^ never less than one row of the output
-    assert reprojection._block_size(1 / 15) <= 4
+    assert warp_blocks.block_size(1 / 15) <= 4
 
 
 @pytest.mark.parametrize(
@@ -643,17 +645,11 @@ def test_nodata_outside_the_range_of_the_type_is_ignored(tmp_path):
 def test_a_vertical_axis_does_not_hide_a_geographic_system():
     step = Affine.scale(1 / 3600, -1 / 3600)
     for code in (4326, 9707, 4258):
-        assert reprojection.pixel_size_metres(CRS.from_epsg(code), step) == pytest.approx(
-            30.9, abs=0.05
-        )
-    assert reprojection.pixel_size_metres(ZONE, Affine.scale(20, -20)) == 20
-    assert reprojection.pixel_size_metres(
-        ZONE, Affine.rotation(30) * Affine.scale(20, -20)
-    ) == pytest.approx(20)
+        assert pixel_size_metres(CRS.from_epsg(code), step) == pytest.approx(30.9, abs=0.05)
+    assert pixel_size_metres(ZONE, Affine.scale(20, -20)) == 20
+    assert pixel_size_metres(ZONE, Affine.rotation(30) * Affine.scale(20, -20)) == pytest.approx(20)
     feet = CRS.from_epsg(2263)
-    assert reprojection.pixel_size_metres(feet, Affine.scale(100, -100)) == pytest.approx(
-        30.48, abs=0.001
-    )
+    assert pixel_size_metres(feet, Affine.scale(100, -100)) == pytest.approx(30.48, abs=0.001)
 
 
 @pytest.mark.parametrize(
@@ -670,4 +666,4 @@ def test_a_vertical_axis_does_not_hide_a_geographic_system():
 )
 def test_heights_do_not_matter_for_positions(stored, stated, is_same):
     wkt = CRS.from_epsg(stored).to_wkt()
-    assert reprojection.is_same_crs(wkt, stated) is is_same
+    assert is_same_crs(wkt, stated) is is_same
