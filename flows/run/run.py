@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.execution.tile_worker import check_model
 from flows.observe import metrics_destination
 from flows.observe.run_context import RunContext
 from flows.run import finished_products, product_folder, stored_plan
@@ -81,6 +80,7 @@ def _run_plan(
     run_stages: RunStages,
 ) -> RunResult:
     """Check the cost and the model of a plan, write it, and take it through its stages."""
+    from flows.execution.tile_worker import check_model  # noqa: PLC0415
     from flows.run import cost  # noqa: PLC0415
 
     # ^ slow to import (xarray, dask), and a finished product does not need them

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
 from catalogs.sensors import DECIBEL, DN, METRE, POWER, get_sensor
+
+if TYPE_CHECKING:
+    import xarray as xr
+# ^ slow to import, and a run that finds its product finished does not need it
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
 # ^ values, and which of them are measurements

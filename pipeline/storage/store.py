@@ -22,12 +22,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
-
-from zarr.abc.store import Store as ZarrStore
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from catalogs.errors import InvalidInputError
 from pipeline.runtime import atomic_files, lock
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store as ZarrStore
+# ^ slow to import, and a run that finds its product finished does not need it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pystac
 import pytest
@@ -253,6 +255,25 @@ def test_the_files_of_a_configuration_are_a_part_of_the_model(job_path, job_with
     fingerprints.add(model_spec_cache.compute_fingerprint(job))
     assert None not in fingerprints
     assert len(fingerprints) == 3
+
+
+IMPORT_PROGRAM = """
+import sys
+from flows.cli import main
+sys.argv = ["terramosaic", "run", sys.argv[1]]
+try:
+    main.main()
+finally:
+    slow = ("torch", "prefect", "xarray", "pandas", "dask.array", "distributed", "zarr", "numba")
+    print("imported:", *(name for name in slow if name in sys.modules))
+"""
+
+
+def test_a_finished_product_is_found_without_slow_imports(job_path):
+    command = [sys.executable, "-c", IMPORT_PROGRAM, str(job_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "nothing to do" in result.stdout
+    assert result.stdout.splitlines()[-1] == "imported:"
 
 
 def test_a_plan_of_other_numerics_is_not_run(job_path, tmp_path):
