@@ -86,10 +86,10 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
         return None
     plan = _with_settings(plan, job)
     model = plan.model
-    if model is not None and model_spec_cache.find_spec_digest(job) != model_spec_cache.spec_digest(
-        model
-    ):
-        return None
+    if model is not None:
+        known = model_spec_cache.find_model(job)
+        if known is None or known.spec.to_dict() != model.to_dict():
+            return None
     result = find_existing_result(plan)
     if result is None:
         return None

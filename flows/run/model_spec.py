@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
@@ -11,6 +11,7 @@ from catalogs.scene import Caveat
 from flows.config.job import Job
 from flows.execution import memory_release, model_cache
 from flows.run import model_legend, model_spec_cache
+from flows.run.model_spec_cache import PlannedModel
 from model.predictor import batch_size_search, registry, spec, weight_source
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
@@ -21,19 +22,7 @@ DEFAULT_OVERLAP = 1 / 11
 20 of 224 pixels, which blend over fewer windows than a stride of 192 crops."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """The model of a plan, and what its user is told about it."""
-
-    spec: ModelSpec
-    overlap: int
-    """Pixels that two windows share."""
-
-    options: ModelOptions
-    caveats: tuple[Caveat, ...]
-
-
-def load_model(job: Job) -> LoadedModel:
+def load_model(job: Job) -> PlannedModel:
     """Load the model of a job; it stays in memory for the run.
 
     Raises:
@@ -63,8 +52,7 @@ def load_model(job: Job) -> LoadedModel:
         device=predictor.device_type,
         outputs=tuple(_build_output_spec(job, output) for output in predictor.outputs),
     )
-    model_spec_cache.keep_spec_digest(job, model_spec)
-    return LoadedModel(
+    planned = PlannedModel(
         spec=model_spec,
         overlap=_choose_overlap(job, model_spec, predictor.overlap),
         options=_build_model_options(job),
@@ -73,6 +61,8 @@ def load_model(job: Job) -> LoadedModel:
             for note in (*predictor.notes, *model_legend.list_notes(model_spec))
         ),
     )
+    model_spec_cache.keep_model(job, planned)
+    return planned
 
 
 def _check_bands(job: Job, inputs: Mapping[str, Sequence[str]]) -> None:

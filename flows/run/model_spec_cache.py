@@ -1,8 +1,8 @@
-"""Models whose spec is known without loading them.
+"""Models that are known without loading them.
 
 Loading a model takes seconds: torch is imported, and the weights are read and hashed. When a model
-has been loaded for a plan, the digest of its spec is kept in a file of this machine, under a
-fingerprint of all that decides the spec. As long as the fingerprint is the same, so is the spec.
+has been loaded for a plan, what the plan says of it is kept in a file of this machine, under a
+fingerprint of all that decides it. As long as the fingerprint is the same, so is the model.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import importlib.util
 import json
 import platform
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from catalogs.scene import Caveat
 from flows.config.job import Job
 from model.errors import ModelError
 from model.predictor import card_file
 from model.weights import checksums, hub
 from pipeline.plan.plan import hash_json
 from pipeline.plan.recipe import ModelSpec
+from pipeline.plan.settings import ModelOptions
 from pipeline.runtime import atomic_files
 
 PACKAGES = ("catalogs", "pipeline", "model", "flows")
@@ -29,38 +32,69 @@ MAX_ENTRIES = 100
 """Largest number of fingerprints that are kept; the oldest are dropped."""
 
 
-def find_spec_digest(job: Job) -> str | None:
-    """Return the digest of the spec of a job's model; None where the model must be loaded."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """The model of a plan, and what its user is told about it."""
+
+    spec: ModelSpec
+    overlap: int
+    """Pixels that two windows share."""
+
+    options: ModelOptions
+    caveats: tuple[Caveat, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values."""
+        return {
+            "spec": self.spec.to_dict(),
+            "overlap": self.overlap,
+            "options": self.options.to_dict(),
+            "caveats": [asdict(caveat) for caveat in self.caveats],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PlannedModel:
+        """Build a model from :meth:`to_dict`'s values."""
+        return cls(
+            spec=ModelSpec.from_dict(values["spec"]),
+            overlap=values["overlap"],
+            options=ModelOptions(**values["options"]),
+            caveats=tuple(Caveat(**caveat) for caveat in values["caveats"]),
+        )
+
+
+def find_model(job: Job) -> PlannedModel | None:
+    """Return the model of a job as it was when it was loaded; None where it must be loaded."""
     fingerprint = compute_fingerprint(job)
-    return None if fingerprint is None else _read_entries().get(fingerprint)
+    values = None if fingerprint is None else _read_entries().get(fingerprint)
+    if values is not None:
+        with suppress(KeyError, TypeError, ValueError):
+            return PlannedModel.from_dict(values)
+            # ^ a file of another version, or a damaged one, is no reason to fail
+    return None
 
 
-def keep_spec_digest(job: Job, spec: ModelSpec) -> None:
-    """Keep the digest of the spec of a job's model, which has just been loaded."""
+def keep_model(job: Job, model: PlannedModel) -> None:
+    """Keep the model of a job, which has just been loaded."""
     fingerprint = compute_fingerprint(job)
     if fingerprint is None:
         return
     entries = _read_entries()
     if entries.pop(fingerprint, None) is None:
         entries = dict(list(entries.items())[1 - MAX_ENTRIES :])
-    entries[fingerprint] = spec_digest(spec)
+    entries[fingerprint] = model.to_dict()
     with suppress(OSError):
         atomic_files.write_json(_entries_path(), entries)
         # ^ where the folder cannot be written, the next run loads the model again
 
 
-def spec_digest(spec: ModelSpec) -> str:
-    """Return the sha256 of a model's spec."""
-    return hash_json(spec.to_dict())
-
-
 def compute_fingerprint(job: Job) -> str | None:
-    """Return the sha256 of all that decides the spec of a job's model.
+    """Return the sha256 of all that decides what a plan says of a job's model.
 
-    These are the options of the loader; path, size, inode and times (to the nanosecond) of the
-    files from which the model is made (:func:`_list_model_files`) and of all files of this
-    project's packages, which hold the shipped weights and cards; the version of torch; and the
-    machine.
+    These are the options of the loader; the bands and the overlap of the job; path, size, inode and
+    times (to the nanosecond) of the files from which the model is made (:func:`_list_model_files`)
+    and of all files of this project's packages, which hold the shipped weights and cards; the
+    version of torch; and the machine.
 
     Returns:
         None on machines with a GPU, whose free memory decides the batch size, and where a file
@@ -77,6 +111,8 @@ def compute_fingerprint(job: Job) -> str | None:
         "options": job.model.to_options().to_dict(),
         "legend": job.model.legend_options.to_mapping(),
         "inputs": list(job.model_inputs),
+        "bands": {name: list(bands) for name, bands in job.bands.items()},
+        "overlap": job.model.overlap,
         "device": job.execution.device,
         "precision": job.execution.precision,
         "batch": job.execution.batch,
@@ -140,7 +176,7 @@ def _stat_packages() -> list[list[Any]]:
         _stat_file(path)
         for folder in folders
         for path in sorted(Path(folder).rglob("*"))
-        if path.suffix != ".pyc" and path.is_file()
+        if "__pycache__" not in path.parts and path.is_file()
     ]
 
 
@@ -154,9 +190,9 @@ def _entries_path() -> Path:
     return checksums.home_dir() / "model-specs.json"
 
 
-def _read_entries() -> dict[str, str]:
+def _read_entries() -> dict[str, dict[str, Any]]:
     with suppress(OSError, ValueError):
         entries = json.loads(_entries_path().read_text(encoding="utf-8"))
         if isinstance(entries, dict):
-            return {key: value for key, value in entries.items() if isinstance(value, str)}
+            return {key: value for key, value in entries.items() if isinstance(value, dict)}
     return {}

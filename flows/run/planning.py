@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from catalogs.errors import InvalidInputError
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
 from flows.observe.progress import Progress
-from flows.run import product_grids, scene_search
+from flows.run import model_spec_cache, product_grids, scene_search
 from flows.run.job_digest import hash_request
+from flows.run.model_spec_cache import PlannedModel
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.storage import cog
-
-if TYPE_CHECKING:
-    from flows.run.model_spec import LoadedModel
 
 MAX_STEPS = 400
 """Largest number of parts that a period is split into; each has a composite of its own."""
@@ -121,10 +117,13 @@ def _split_period(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
-def _load_model(job: Job) -> LoadedModel | None:
-    """Load the plan's model; None for a job without one."""
+def _load_model(job: Job) -> PlannedModel | None:
+    """Load the plan's model, unless it is known as it is; None for a job without one."""
     if job.model.name == "none":
         return None
+    known = model_spec_cache.find_model(job)
+    if known is not None:
+        return known
     from flows.run import model_spec  # noqa: PLC0415
 
     # ^ torch takes seconds to import, and composites do not need it

@@ -16,13 +16,16 @@ import zarr
 
 from catalogs import demo as country
 from catalogs.errors import InvalidInputError
+from catalogs.scene import Caveat
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import finished_products, model_spec_cache, planning, stages, stored_plan, verify
+from flows.run.model_spec_cache import PlannedModel
 from flows.series import outdated_products
 from model.weights import checksums, hub
+from pipeline.plan.settings import ModelOptions
 from pipeline.storage import plan_file
 from tests.support import large_plan
 
@@ -162,7 +165,12 @@ def test_a_product_with_a_removed_scene_is_not_unchanged(job_path):
     assert finished_products.find_unchanged(jobs.load(job_path)) is not None
 
 
-SPEC = large_plan.MODEL
+PLANNED_MODEL = PlannedModel(
+    spec=large_plan.MODEL,
+    overlap=20,
+    options=ModelOptions(name="demo", weights={"path": "w"}),
+    caveats=(Caveat(id="demo", text="a note"),),
+)
 
 
 @pytest.fixture
@@ -178,14 +186,14 @@ def job_with_weights(job_path, tmp_path, monkeypatch):
 
 def test_a_model_is_cached_after_it_was_loaded(job_with_weights):
     job, _ = job_with_weights
-    assert model_spec_cache.find_spec_digest(job) is None
-    model_spec_cache.keep_spec_digest(job, SPEC)
-    assert model_spec_cache.find_spec_digest(job) == model_spec_cache.spec_digest(SPEC)
+    assert model_spec_cache.find_model(job) is None
+    model_spec_cache.keep_model(job, PLANNED_MODEL)
+    assert model_spec_cache.find_model(job) == PLANNED_MODEL
 
 
 def test_other_weights_at_the_same_path_are_another_model(job_with_weights, tmp_path):
     job, weights = job_with_weights
-    model_spec_cache.keep_spec_digest(job, SPEC)
+    model_spec_cache.keep_model(job, PLANNED_MODEL)
     state = weights.stat()
     replacement = tmp_path / "replacement"
     replacement.write_bytes(b"b" * 1000)
@@ -193,7 +201,40 @@ def test_other_weights_at_the_same_path_are_another_model(job_with_weights, tmp_
     shutil.move(replacement, weights)
     # ^ same size and modification time
     assert weights.stat().st_mtime_ns == state.st_mtime_ns
-    assert model_spec_cache.find_spec_digest(job) is None
+    assert model_spec_cache.find_model(job) is None
+
+
+def test_a_plan_has_the_model_that_is_known(job_with_weights, monkeypatch):
+    """Bands and overlap of the job are checked when a model is loaded: others load it again."""
+    job, _ = job_with_weights
+    model_spec_cache.keep_model(job, PLANNED_MODEL)
+    assert planning.load_model_spec(job) == PLANNED_MODEL.spec
+    model = job.model.model_copy(update={"overlap": 40})
+    for changes in ({"model": model}, {"bands": {"S2L2A": ["B04", "B08"]}}):
+        assert model_spec_cache.find_model(job.model_copy(update=changes)) is None
+
+
+def test_machine_code_is_no_part_of_the_model(job_with_weights, monkeypatch, tmp_path):
+    """Loops are compiled at their first use, into the package's folder."""
+    package = tmp_path / "package"
+    (package / "__pycache__").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(model_spec_cache, "PACKAGES", ("package",))
+    job, _ = job_with_weights
+    before = model_spec_cache.compute_fingerprint(job)
+    (package / "__pycache__" / "loops.nbc").write_bytes(b"code")
+    assert model_spec_cache.compute_fingerprint(job) == before
+    (package / "weights.bin").touch()
+    assert model_spec_cache.compute_fingerprint(job) != before
+
+
+def test_a_damaged_file_of_models_is_ignored(job_with_weights):
+    job, _ = job_with_weights
+    model_spec_cache.keep_model(job, PLANNED_MODEL)
+    path = model_spec_cache._entries_path()
+    path.write_text(path.read_text().replace('"overlap"', '"unknown"'))
+    assert model_spec_cache.find_model(job) is None
 
 
 def test_models_on_gpus_are_always_loaded(job_with_weights, monkeypatch):
