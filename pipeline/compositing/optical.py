@@ -110,6 +110,17 @@ def _median_of_days(
     # ^ numba takes a moment to import
 
     groups = [indices for _, indices in group_indices(days)]
+    conversions = {}
+    for index, radiometry in enumerate(radiometries):
+        if radiometry is not None:
+            units.check_convertible(radiometry, DN)
+            conversions[index] = np.array(
+                [
+                    units.dn_factors(radiometry),
+                    units.reflectance_limits(radiometry, stored[index].dtype),
+                ],
+                dtype=np.float32,
+            )
     height, width = stored[0].shape[1:]
     result = np.empty((height, width), dtype=np.float32)
     row_count = max(MEDIAN_VALUES // (len(groups) * max(width, 1)), 1)
@@ -118,19 +129,15 @@ def _median_of_days(
         daily = np.full((len(groups), *result[rows].shape), median.NO_VALUE)
         for day, indices in enumerate(groups):
             for index in indices:
-                radiometry = radiometries[index]
-                if radiometry is None:
-                    continue
-                units.check_convertible(radiometry, DN)
-                median.add_scene(
-                    np.ascontiguousarray(stored[index][0, rows]),
-                    np.ascontiguousarray(clear[index][0, rows]),
-                    np.array(units.dn_factors(radiometry), dtype=np.float32),
-                    np.array(
-                        units.reflectance_limits(radiometry, stored[index].dtype), dtype=np.float32
-                    ),
-                    daily[day],
-                )
+                if index in conversions:
+                    factors, limits = conversions[index]
+                    median.add_scene(
+                        np.ascontiguousarray(stored[index][0, rows]),
+                        np.ascontiguousarray(clear[index][0, rows]),
+                        factors,
+                        limits,
+                        daily[day],
+                    )
         median.compute_median(daily, result[rows])
     return result
 
