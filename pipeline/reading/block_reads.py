@@ -11,7 +11,7 @@ from pyproj import CRS
 
 from pipeline.grid.crs import pixel_size_metres
 from pipeline.grid.grid import Grid
-from pipeline.reading import http_ranges, reprojection, warp_blocks
+from pipeline.reading import http_ranges, resampling, warp_blocks
 
 BLOCK_SIZE = 512
 """Side of a block, pixels: the default of GDAL's COG driver."""
@@ -50,7 +50,7 @@ def estimate_block_reads(raster: RasterLayout, area: Grid) -> tuple[int, int]:
     height, width = raster.shape or (None, None)
     same_crs = raster.epsg == area.epsg and a > 0 > e
     pixel_size = a if same_crs else _pixel_size_metres(raster.epsg, raster.transform)
-    is_averaged = pixel_size < reprojection.MIN_BILINEAR_RATIO * area.resolution and not (
+    is_averaged = pixel_size < resampling.MIN_BILINEAR_RATIO * area.resolution and not (
         same_crs and raster.is_picked
     )
     if is_averaged:

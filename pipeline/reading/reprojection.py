@@ -24,10 +24,7 @@ from pipeline.reading import (
     stored_values,
     warp_blocks,
 )
-
-MIN_BILINEAR_RATIO = 0.999
-"""Size of a source pixel in pixels of the grid from which on the two nearest pixels along each axis
-are interpolated. GDAL's kernel is wider for finer rasters."""
+from pipeline.reading.resampling import MIN_BILINEAR_RATIO
 
 
 def read_on_grid(
@@ -84,7 +81,7 @@ def read_on_grid(
     source_crs = horizontal_crs(dataset.crs.to_wkt())
     ratio = pixel_size_metres(source_crs, transform) / grid.resolution
     if resampling == Resampling.nearest or (
-        resampling == Resampling.bilinear and ratio > MIN_BILINEAR_RATIO
+        resampling == Resampling.bilinear and ratio >= MIN_BILINEAR_RATIO
     ):
         interpolated_read.interpolate(
             dataset,

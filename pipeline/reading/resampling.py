@@ -19,6 +19,10 @@ MASK_UNITS = ("class", "probability")
 NEAREST_UNITS = (*MASK_UNITS, "dB")
 """Units whose values are never averaged or interpolated: codes, percentages and logarithms."""
 
+MIN_BILINEAR_RATIO = 0.999
+"""Size of a source pixel in pixels of the grid from which on a raster is interpolated between the
+two nearest pixels along each axis; finer rasters are averaged."""
+
 
 def choose_resampling(asset: Asset, grid: Grid) -> Resampling:
     """Choose the resampling method of an asset whose pixels do not coincide with the grid's.
@@ -51,4 +55,5 @@ def _is_finer(asset: Asset, grid: Grid) -> bool:
     except CRSError:
         return False
         # ^ a code that PROJ does not know; the file may state its coordinate system otherwise
-    return pixel_size_metres(crs, Affine(*asset.transform)) < 0.999 * grid.resolution
+    pixel_size = pixel_size_metres(crs, Affine(*asset.transform))
+    return pixel_size < MIN_BILINEAR_RATIO * grid.resolution

@@ -7,7 +7,6 @@ the same pixels.
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib.util
 import json
 import multiprocessing
@@ -27,9 +26,10 @@ from typing import Any
 import dask.array
 import numpy as np
 import rasterio
-import rasterio.warp
 from rasterio.transform import Affine
 from rasterio.windows import Window
+
+from tests.benchmarks.square_scenes import SquareScenes
 
 ROUNDS = 3
 LATENCY = 0.05
@@ -41,14 +41,13 @@ ROW, COLUMN, SIDE = 3300, 3100, 2048
 """The window, 10 m pixels: on the pixels of both resolutions, on the blocks of none."""
 
 
-def _size(band: str) -> int:
-    return 109_800 // BANDS[band]
+SCENES = SquareScenes(epsg=EPSG, left=LEFT, top=TOP, side=109_800, bands=BANDS, days=DAYS)
 
 
 def _write(folder: Path) -> None:
     """Write COGs as the catalogs have them: noise about the window, one value elsewhere."""
     for band, metres in BANDS.items():
-        size, rng = _size(band), np.random.default_rng(list(BANDS).index(band))
+        size, rng = SCENES.size(band), np.random.default_rng(list(BANDS).index(band))
         values = np.full((size, size), 1500, np.uint16)
         part = slice(20_000 // metres, 70_000 // metres)
         values[part, part] = rng.integers(
@@ -65,7 +64,7 @@ def _write(folder: Path) -> None:
             count=1,
             dtype="uint8" if band == "SCL" else "uint16",
             crs=f"EPSG:{EPSG}",
-            transform=Affine(metres, 0, LEFT, 0, -metres, TOP),
+            transform=SCENES.transform(band),
             nodata=0,
             compress="deflate",
             predictor=1 if band == "SCL" else 2,
@@ -78,78 +77,11 @@ def _write(folder: Path) -> None:
             os.link(first, folder / day / f"{band}.tif")
 
 
-def _items(address: str) -> list[dict[str, Any]]:
-    """Return STAC items of the scenes, as an API would."""
-    with rasterio.Env():
-        west, south, east, north = rasterio.warp.transform_bounds(
-            EPSG, 4326, LEFT, TOP - 109_800, LEFT + 109_800, TOP
-        )
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return [
-        {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "stac_extensions": [
-                "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
-                "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
-            ],
-            "id": f"scene-{day}",
-            "collection": "bench",
-            "bbox": [west, south, east, north],
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {"datetime": f"{day}T10:00:00Z", "proj:epsg": EPSG},
-            "links": [],
-            "assets": {
-                band: {
-                    "href": f"{address}/{day}/{band}.tif",
-                    "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                    "roles": ["data"],
-                    "proj:shape": [_size(band)] * 2,
-                    "proj:transform": [metres, 0, LEFT, 0, -metres, TOP],
-                    "raster:bands": [
-                        {"data_type": "uint8" if band == "SCL" else "uint16", "nodata": 0}
-                    ],
-                }
-                for band, metres in BANDS.items()
-            },
-        }
-        for day in DAYS
-    ]
-
-
 def _ours(address: str) -> np.ndarray:
-    from catalogs.scene import Asset, Radiometry, Scene
     from pipeline.grid.grid import Grid
     from pipeline.reading import asset_opener, cube
 
-    scenes = [
-        Scene(
-            id=item["id"],
-            collection="bench",
-            provider="demo",
-            modality="S2L2A",
-            datetime=dt.datetime.fromisoformat(item["properties"]["datetime"]),
-            footprint=item["geometry"],
-            bbox=tuple(item["bbox"]),
-            assets={
-                band: Asset(
-                    band=band,
-                    href=asset["href"],
-                    radiometry=Radiometry(
-                        scale=1.0 if band == "SCL" else 1e-4,
-                        offset=0.0,
-                        unit="class" if band == "SCL" else "reflectance",
-                    ),
-                    epsg=EPSG,
-                    transform=tuple(asset["proj:transform"]),
-                    shape=tuple(asset["proj:shape"]),
-                    nodata=0.0,
-                )
-                for band, asset in item["assets"].items()
-            },
-        )
-        for item in _items(address)
-    ]
+    scenes = SCENES.build_scenes(address)
     grid = Grid(
         epsg=EPSG,
         resolution=10.0,
@@ -193,7 +125,7 @@ def _odc(address: str, **how: Any) -> Any:
         (SIDE, SIDE), Affine(10, 0, LEFT + 10 * COLUMN, 0, -10, TOP - 10 * ROW), f"EPSG:{EPSG}"
     )
     return odc.stac.load(
-        [pystac.Item.from_dict(item) for item in _items(address)],
+        [pystac.Item.from_dict(item) for item in SCENES.build_items(address)],
         bands=list(BANDS),
         geobox=box,
         groupby="time",
@@ -218,7 +150,7 @@ def _stackstac(address: str) -> np.ndarray:
 
     left, top = LEFT + 10 * COLUMN, TOP - 10 * ROW
     lazy = stackstac.stack(
-        _items(address),
+        SCENES.build_items(address),
         assets=list(BANDS),
         epsg=EPSG,
         resolution=10,

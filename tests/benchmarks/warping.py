@@ -7,7 +7,6 @@ ways take turns.
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib.util
 import json
 import resource
@@ -20,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -28,6 +26,8 @@ import rasterio.warp
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
+
+from tests.benchmarks.square_scenes import SquareScenes
 
 ROUNDS = 3
 THREADS = 2
@@ -45,10 +45,13 @@ BANDS = (
 DAYS = tuple(f"2024-06-{day:02}" for day in (1, 6, 11, 16, 21, 26))
 
 
+SCENES = SquareScenes(epsg=EPSG, left=LEFT, top=TOP, side=SCENE_SIDE, bands=BANDS, days=DAYS)
+
+
 def _write(folder: Path) -> None:
     """Write COGs with noise."""
-    for band, metres in BANDS.items():
-        size = SCENE_SIDE // metres
+    for band in BANDS:
+        size = SCENES.size(band)
         for number, day in enumerate(DAYS):
             rng = np.random.default_rng((number, list(BANDS).index(band)))
             (folder / day).mkdir(exist_ok=True)
@@ -61,7 +64,7 @@ def _write(folder: Path) -> None:
                 count=1,
                 dtype="uint16",
                 crs=f"EPSG:{EPSG}",
-                transform=Affine(metres, 0, LEFT, 0, -metres, TOP),
+                transform=SCENES.transform(band),
                 nodata=0,
                 compress="deflate",
                 predictor=2,
@@ -80,74 +83,14 @@ def _place(zone: str, side: int) -> tuple[int, float, float]:
     return epsg, round(x / 60) * 60.0 - 5 * side, round(y / 60) * 60.0 + 5 * side
 
 
-def _items(folder: Path) -> list[dict[str, Any]]:
-    with rasterio.Env():
-        west, south, east, north = rasterio.warp.transform_bounds(
-            EPSG, 4326, LEFT, TOP - SCENE_SIDE, LEFT + SCENE_SIDE, TOP
-        )
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return [
-        {
-            "type": "Feature",
-            "stac_version": "1.0.0",
-            "stac_extensions": [
-                "https://stac-extensions.github.io/projection/v1.1.0/schema.json",
-                "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
-            ],
-            "id": f"scene-{day}",
-            "collection": "bench",
-            "bbox": [west, south, east, north],
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {"datetime": f"{day}T10:00:00Z", "proj:epsg": EPSG},
-            "links": [],
-            "assets": {
-                band: {
-                    "href": str(folder / day / f"{band}.tif"),
-                    "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                    "roles": ["data"],
-                    "proj:shape": [SCENE_SIDE // metres] * 2,
-                    "proj:transform": [metres, 0, LEFT, 0, -metres, TOP],
-                    "raster:bands": [{"data_type": "uint16", "nodata": 0}],
-                }
-                for band, metres in BANDS.items()
-            },
-        }
-        for day in DAYS
-    ]
-
-
 def _read_ours(folder: Path, zone: str, side: int) -> np.ndarray:
     import dask
 
-    from catalogs.scene import Asset, Radiometry, Scene
     from pipeline.compositing.optical import compose_optical
     from pipeline.grid.grid import Grid
     from pipeline.plan.recipe import Recipe
 
-    scenes = [
-        Scene(
-            id=item["id"],
-            collection="bench",
-            provider="demo",
-            modality="S2L2A",
-            datetime=dt.datetime.fromisoformat(item["properties"]["datetime"]),
-            footprint=item["geometry"],
-            bbox=tuple(item["bbox"]),
-            assets={
-                band: Asset(
-                    band=band,
-                    href=asset["href"],
-                    radiometry=Radiometry(scale=1e-4, offset=0.0, unit="reflectance"),
-                    epsg=EPSG,
-                    transform=tuple(asset["proj:transform"]),
-                    shape=tuple(asset["proj:shape"]),
-                    nodata=0.0,
-                )
-                for band, asset in item["assets"].items()
-            },
-        )
-        for item in _items(folder)
-    ]
+    scenes = SCENES.build_scenes(str(folder))
     epsg, left, top = _place(zone, side)
     grid = Grid(epsg=epsg, resolution=10.0, left=left, top=top, height=side, width=side)
     recipe = Recipe(
@@ -178,7 +121,7 @@ def _read_with_odc(folder: Path, zone: str, side: int) -> np.ndarray:
 
     epsg, left, top = _place(zone, side)
     lazy = odc.stac.load(
-        [pystac.Item.from_dict(item) for item in _items(folder)],
+        [pystac.Item.from_dict(item) for item in SCENES.build_items(str(folder))],
         bands=list(BANDS),
         geobox=GeoBox((side, side), Affine(10, 0, left, 0, -10, top), f"EPSG:{epsg}"),
         groupby="time",

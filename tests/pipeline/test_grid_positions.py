@@ -13,7 +13,7 @@ from rasterio.transform import from_origin
 
 from pipeline.grid.crs import pixel_size_metres
 from pipeline.grid.grid import Grid
-from pipeline.reading import grid_positions, reprojection
+from pipeline.reading import grid_positions, reprojection, resampling
 from pipeline.reading.interpolation_loops import interpolate_block
 
 SIDE = 96
@@ -141,7 +141,7 @@ def test_pixels_agree_with_exact_positions(group):
             with memory.open() as dataset:
                 ratio = pixel_size_metres(CRS.from_epsg(source), transform) / grid.resolution
                 kernels = [Resampling.nearest]
-                if ratio > reprojection.MIN_BILINEAR_RATIO and grid.epsg != 4326:
+                if ratio > resampling.MIN_BILINEAR_RATIO and grid.epsg != 4326:
                     kernels.append(Resampling.bilinear)
                 for kernel in kernels:
                     actual = reprojection.read_on_grid(
